@@ -1,9 +1,9 @@
-"""Averaging a 91k CIFTI run over 457 parcels, beside nibabel with NumPy: seconds and largest memory, in one run.
+"""Time and peak memory of averaging a 91k CIFTI run over 457 parcels, compared with nibabel and NumPy in the same run.
 
 Run: python benchmarks/bench_cifti.py [--atlas-dir DIR] [--volumes N]
 
-DIR (or BIDS_SEMANTOKS_ATLAS_DIR) holds the label file of the default atlas on surfaces, which `bids_semantoks-fetch`
-brings; without it nothing is measured. Each way runs in a process of its own, three times; the best counts.
+DIR (or BIDS_SEMANTOKS_ATLAS_DIR) holds the label file of the default atlas on surfaces, from
+`bids_semantoks-fetch`; without it nothing is measured. Each method runs in its own process, three times (best of).
 """
 
 from __future__ import annotations

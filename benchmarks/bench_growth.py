@@ -1,4 +1,4 @@
-"""How processor time and memory of the group level grow with the cohort, and what one fold of 50,000 people takes.
+"""Growth of processor time and memory of the group level with cohort size, and the cost of one fold of 50,000 people.
 
 Parts: `embedding` and `kernel` predict one phenotype by the nested protocol from a table of 1,536 numbers, and from
 the inner products of connectivity, in one repetition of five folds with 20 permutations; `scores` draws the intervals
@@ -14,20 +14,25 @@ Run: python benchmarks/bench_growth.py [--sizes 500 1000 2000 5000] [--parts NAM
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench_scale import OPTIONS
 
-FEATURES, CLASSES = 1536, 20
+FEATURES, CLASSES, N_PHENOTYPES, N_SITES = 1536, 20, 20, 10
+APP = [sys.executable]
 
 
 def make_table(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,60 +131,144 @@ PARTS: dict[str, Callable[[int], object]] = {
 }
 
 
-def write_study(folder: Path, n: int) -> tuple[Path, Path]:
-    """Write a cohort by relabelling the output of a few participants; tables are links, sidecars are rewritten."""
+class Pieces:
+    """Tables drawn from the pieces of a few: other numbers for each person, at the cost of joining text.
+
+    Signals are volumes drawn from all runs, so that each covariance is another; windows of embeddings are made of
+    blocks of columns, each drawn from random numbers: as many independent directions as columns."""
+
+    def __init__(self, tables: list[Path], *, n_pool: int = 2000, width: int = 32) -> None:
+        lines = [path.read_bytes().splitlines(keepends=True) for path in tables]
+        self.header, self.n_rows = lines[0][0], len(lines[0]) - 1
+        self.rows, self.blocks = [line for table in lines for line in table[1:]], []
+        names = self.header.decode().split("\t")
+        if "dim0001" in names:
+            self.first = [b"\t".join(line.split(b"\t")[:4]) for line in lines[0][1:]]
+            rng = np.random.default_rng(0)
+            for start in range(4, len(names), width):
+                values = rng.standard_normal((n_pool, min(width, len(names) - start)))
+                self.blocks.append([b"\t".join(b"%.9g" % x for x in row) for row in values.tolist()])
+
+    def draw(self, rng: np.random.Generator) -> bytes:
+        if not self.blocks:
+            return self.header + b"".join(self.rows[i] for i in rng.integers(len(self.rows), size=self.n_rows).tolist())
+        drawn = rng.integers(len(self.blocks[0]), size=(self.n_rows, len(self.blocks))).tolist()
+        found = [self.header]
+        for first, row in zip(self.first, drawn, strict=True):
+            found.append(b"\t".join([first, *(block[i] for block, i in zip(self.blocks, row, strict=True))]) + b"\n")
+        return b"".join(found)
+
+
+def write_seed(folder: Path, tree: str) -> None:
+    """Write the output of 20 participants, with embeddings by an encoder of published size and its random twin."""
+    bids_dir, out_dir = str(folder / "series"), str(folder / "out")
+    call([*APP, ".demo", bids_dir, "--parcellated", "--participants", "20"], tree)
+    call([*APP, "", bids_dir, out_dir, "participant", *OPTIONS, "--n-procs", "1"], tree)
+    few = ["--probe", "sex", "--baselines", "random", "--n-repeats", "1", "--n-permutations", "0", "--n-procs", "1"]
+    call([*APP, "", bids_dir, out_dir, "group", *OPTIONS, *few], tree)
+
+
+def call(command: list[str], tree: str) -> str:
+    """Call a module of the package (of another version in `tree`), and return all that it printed."""
+    first, module, *others = command
+    environment = os.environ | ({"PYTHONPATH": tree} if tree else {})
+    whole = [first, "-m", f"bids_semantoks{module}", *others]
+    done = subprocess.run(
+        whole, capture_output=True, text=True, check=False, env=environment, cwd=tempfile.gettempdir()
+    )
+    if done.returncode:
+        raise SystemExit((done.stdout + done.stderr)[-2000:])
+    return done.stdout + done.stderr
+
+
+def write_study(folder: Path, seed: Path, n: int, *, has_signals: bool) -> tuple[Path, Path]:
+    """Write a cohort by relabelling the output of a few participants: embeddings, and where asked for signals, are
+    drawn anew, other tables are links, sidecars are rewritten."""
     bids_dir, out_dir = folder / "series", folder / "out"
-    app = [sys.executable, "-m"]
-    demo = [*app, "bids_semantoks.demo", str(bids_dir), "--parcellated", "--participants", "20"]
-    subprocess.run(demo, check=True, capture_output=True)
-    level = [*app, "bids_semantoks", str(bids_dir), str(out_dir), "participant"]
-    subprocess.run([*level, "--model", "random:tiny"], check=True, capture_output=True)
-    originals = sorted(path.name for path in out_dir.glob("sub-*") if path.is_dir())
-    for number in range(n - len(originals)):
+    shutil.copytree(seed / "series", bids_dir)
+    originals = sorted(path.name for path in (seed / "out").glob("sub-*") if path.is_dir())
+    # Without baselines nobody reads the embeddings by random weights.
+    files = [path for path in (seed / "out").rglob("*") if path.is_file()]
+    files = [path for path in files if has_signals or "Untrained_" not in path.name]
+    own = {label: [path for path in files if re.search(rf"{label}[_./]", str(path))] for label in originals}
+    for path in set(files) - {path for paths in own.values() for path in paths}:
+        relative = path.relative_to(seed / "out")
+        if not relative.parts[0].startswith("group") and relative.parts[0] != "phenotype":
+            (out_dir / relative.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, out_dir / relative)
+    drawn = {
+        name: Pieces([path for path in files if path.name.endswith(name)])
+        for name in ("_embedding.tsv", *(["_timeseries.tsv"] if has_signals else []))
+    }
+    rng, lines = np.random.default_rng(0), []
+    for number in range(n):
         first, label = originals[number % len(originals)], f"sub-{number:05d}x"
-        for path in [*(out_dir / first).rglob("*"), *(out_dir / "logs" / first).rglob("*")]:
-            if path.is_dir():
-                continue
-            place = out_dir / str(path.relative_to(out_dir)).replace(first, label)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".json":
-                place.write_text(path.read_text().replace(first, label))
-            else:
-                place.hardlink_to(path)
-    labels = sorted(path.name for path in out_dir.glob("sub-*") if path.is_dir())
-    ages = np.random.default_rng(0).normal(50, 10, len(labels)).round(2).tolist()
-    lines = [f"{label}\t{age}" for label, age in zip(labels, ages, strict=True)]
-    (bids_dir / "participants.tsv").write_text("\n".join(["participant_id\tage", *lines]) + "\n")
+        write_person(own[first], (first, label), (seed / "out", out_dir), drawn, rng)
+        values = rng.standard_normal(N_PHENOTYPES).round(4).tolist()
+        lines.append("\t".join([label, "FM"[number % 2], f"place{number % N_SITES}", *map(str, values)]))
+    # The leakage of the site, which a column of that name starts, is no matter of one phenotype without baselines.
+    header = [
+        "participant_id",
+        "sex",
+        "site" if has_signals else "place",
+        *(f"p{k:02d}" for k in range(1, N_PHENOTYPES + 1)),
+    ]
+    (bids_dir / "participants.tsv").write_text("\n".join(["\t".join(header), *lines]) + "\n")
+    (bids_dir / "participants.json").unlink()
     return bids_dir, out_dir
 
 
-def run_study(n: int, folder: str | None, baselines: list[str]) -> dict[str, object]:
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        bids_dir, out_dir = write_study(Path(name), n)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        options = [*OPTIONS[:2], "--model", "random:tiny", "--probe", "age", "--baselines", *baselines]
-        done = subprocess.run(
-            [sys.executable, "-m", "bids_semantoks", str(bids_dir), str(out_dir), "group", *options],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr[-2000:])
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        said = re.search(r"Probing \(.*", done.stdout + done.stderr)
-        files = [path for path in out_dir.rglob("*") if path.is_file()]
-        parts: dict[str, int] = {}
-        for path in files:
-            part = (
-                "runs" if path.relative_to(out_dir).parts[0].startswith("sub-") else path.relative_to(out_dir).parts[0]
-            )
-            parts[part] = parts.get(part, 0) + path.stat().st_size
+def write_person(
+    files: list[Path], labels: tuple[str, str], roots: tuple[Path, Path], drawn: dict[str, Pieces], rng: Any
+) -> None:
+    """Write the files of one participant under the name of another."""
+    changes: list[tuple[str, str]] = [(labels[0], labels[1])]
+    for path in sorted(files, key=lambda one: one.suffix == ".json"):
+        place = roots[1] / str(path.relative_to(roots[0])).replace(*labels)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        kind = next((name for name in drawn if path.name.endswith(name)), None)
+        if kind is not None:
+            content = drawn[kind].draw(rng)
+            place.write_bytes(content)
+            changes.append((hashlib.sha256(path.read_bytes()).hexdigest(), hashlib.sha256(content).hexdigest()))
+            changes.append((f'{place.name}": {path.stat().st_size}', f'{place.name}": {len(content)}'))
+        elif path.suffix == ".json":
+            text = path.read_text()
+            for old, new in changes:
+                text = text.replace(old, new)
+            motion = f'"MeanFramewiseDisplacement": {rng.uniform(0.05, 0.5):.4f}'
+            place.write_text(text.replace('"MeanFramewiseDisplacement": null', motion))
+        else:
+            os.link(path, place)
+
+
+def run_study(n: int, options: argparse.Namespace) -> dict[str, object]:
+    """Call the group level on a cohort as a user does, and measure what it takes and leaves behind."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        seed = Path(options.folder or name) / f"seed{'-' + Path(options.tree).name if options.tree else ''}"
+        if not seed.is_dir():
+            write_seed(seed, options.tree)
+        folder = Path(name)
+        bids_dir, out_dir = write_study(folder, seed, n, has_signals=options.baselines != ["none"])
+        given = {path for path in out_dir.rglob("*") if path.is_file()}
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        asked = ["--probe", *options.probe, "--n-repeats", str(options.repeats), "--n-permutations"]
+        asked += [str(options.permutations), "--n-procs", str(options.procs), "--mem", "8G", *options.more.split()]
+        asked += ["--baselines", *options.baselines] if options.baselines else []
+        said = call([*APP, "", str(bids_dir), str(out_dir), "group", *OPTIONS, *asked], options.tree)
+        after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        parts: dict[str, list[int]] = {}
+        for path in (one for one in out_dir.rglob("*") if one.is_file()):
+            first = path.relative_to(out_dir).parts[0]
+            part = "runs" if path in given and first.startswith(("sub-", "logs")) else first.partition("_")[0]
+            count = parts.setdefault(part, [0, 0])
+            count[0], count[1] = count[0] + path.stat().st_size, count[1] + 1
+        (Path(options.folder or tempfile.gettempdir()) / "study.log").write_text(said)
         return {
             "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-            "estimate": said.group(0) if said else "",
-            "files": len(files),
-            "bytes": parts,
+            "wall": ended - began,
+            "said": re.findall(r"Probing \(.*|With --same-splits.*", said),
+            "parts": {part: f"{size / 1e6:.1f} MB, {count} files" for part, (size, count) in sorted(parts.items())},
         }
 
 
@@ -195,7 +284,13 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", default=["embedding", "kernel", "scores", "retest", "map", "scikit-learn"]
     )
-    parser.add_argument("--baselines", nargs="+", default=["none"], help="of the study")
+    parser.add_argument("--baselines", nargs="*", default=["none"], help="of the study; without a value all")
+    parser.add_argument("--probe", nargs="+", default=["p01"], help="of the study: p01 to p20, sex, site")
+    parser.add_argument("--repeats", type=int, default=10, help="of the study")
+    parser.add_argument("--permutations", type=int, default=200, help="of the study")
+    parser.add_argument("--procs", type=int, default=1, help="of the study")
+    parser.add_argument("--more", default="", help="options of the study")
+    parser.add_argument("--tree", default="", help="source of the version that the study is run with")
     parser.add_argument("--folder", help="where files are written and deleted again")
     parser.add_argument("--fold", action="store_true", help="profile one fold of 50,000 x 1,536")
     parser.add_argument("--way", nargs=2, help=argparse.SUPPRESS)
@@ -203,7 +298,7 @@ def main() -> None:
     if options.way:
         part, n = options.way[0], int(options.way[1])
         if part == "study":
-            found = run_study(n, options.folder, options.baselines)
+            found = run_study(n, options)
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         else:
             began = time.process_time()
@@ -213,20 +308,21 @@ def main() -> None:
         print(json.dumps(found | {"peak_mb": peak / 1024}))
         return
     if options.fold:
-        print("one fold of 50,000 x 1,536:", measure("fold", 50_000, options))
+        print("one fold of 50,000 x 1,536:", measure("fold", 50_000))
     for part in options.parts:
-        rows = [measure(part, n, options) for n in options.sizes]
-        for n, row in zip(options.sizes, rows, strict=True):
+        rows = []
+        for n in options.sizes:
+            rows.append(row := measure(part, n))
             more = {key: value for key, value in row.items() if key not in ("cpu", "peak_mb")}
-            print(f"{part:>12} n {n:>6}: {row['cpu']:9.2f} s of CPU, peak {row['peak_mb']:7.0f} MB {more or ''}")
+            said = f"{part:>12} n {n:>6}: {row['cpu']:9.2f} s of CPU, peak {row['peak_mb']:7.0f} MB {more or ''}"
+            print(said, flush=True)
         if len(rows) > 1:
             print(f"{part:>12} grows with n to the {fit_exponent(options.sizes, [row['cpu'] for row in rows]):.2f}")
 
 
-def measure(part: str, n: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(part: str, n: int) -> dict[str, float]:
     """Call this script again for one part and size, so that imports and memory are its own."""
-    command = [sys.executable, __file__, "--way", part, str(n), "--baselines", *options.baselines]
-    command += ["--folder", options.folder] if options.folder else []
+    command = [sys.executable, __file__, *sys.argv[1:], "--way", part, str(n)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])

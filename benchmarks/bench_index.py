@@ -1,4 +1,4 @@
-"""How long finding runs takes in a derivative dataset of 1,000 participants, and how much longer pybids' index takes.
+"""Time to find runs in a derivative dataset of 1,000 participants, compared with indexing by pybids.
 
 Writes a tree of 62 empty files a participant, named as fMRIPrep names them, to a temporary folder; then, each in a
 process of its own, finds the runs of one participant and of all, and does the same for one and for some with

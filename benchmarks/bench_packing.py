@@ -1,4 +1,4 @@
-"""How fast signals are packed, and in how much memory: tables of the participant level, and an HDF5 file.
+"""Speed and memory of packing signals: tables of the participant level, and an HDF5 file.
 
 Each measurement is a process of its own, so that its largest memory is its own; each kind is packed once whole and once
 a quarter of it, which shows whether memory grows with the number of runs. Runs have 180 volumes of 457 parcels. Tables
@@ -7,7 +7,7 @@ standardises and writes each. At the end an index of 40,000 runs is opened, in l
 the target is met: clock seconds say little on a busy machine.
 
 Run: python benchmarks/bench_packing.py [--tables 1000] [--rows 10000] [--n-procs 1] [--open 40000] [--dir DIR]
-Exit code 1 tells that memory grew by a tenth and 30 MB, or that the index took longer.
+Exits with 1 if memory grew by a tenth and 30 MB, or if opening the index took longer.
 """
 
 from __future__ import annotations

@@ -472,7 +472,7 @@ def time_steps(
     if has_bf16():
         is_met &= report("step on the CPU, bf16", ratios["ours, bf16"], 2.0)
     else:
-        print("  this processor does not multiply bfloat16: no target for it")
+        print("  this processor has no bfloat16 multiplication: no target")
     return is_met
 
 
@@ -488,7 +488,7 @@ def report(what: str, found: float, wanted: float) -> bool:
 
 
 def has_bf16() -> bool:
-    """Tell whether the processor multiplies matrices of bfloat16 in hardware."""
+    """Return whether the processor multiplies bfloat16 matrices in hardware."""
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
 

@@ -1,4 +1,4 @@
-"""What the page of a run at 2 mm costs, on top of extracting and encoding it: processor time and bytes.
+"""Processor time and size of the report of a 2 mm run, in addition to extracting and encoding it.
 
 A run of 300 volumes and 457 parcels is drawn from memory, as the participant level does, and its page is written from
 disk, in one process with one thread.

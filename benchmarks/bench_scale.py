@@ -1,4 +1,4 @@
-"""How long a large dataset takes before and after the work on voxels: planning, and the group level.
+"""Time of a large dataset before and after voxel processing: planning, and the group level.
 
 Planning is all that a participant call does before its first run: it finds participants, spaces and runs, loads atlas
 and encoder, and looks for what is there already. It is measured on empty files named as fMRIPrep names them, 61 of each

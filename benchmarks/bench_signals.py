@@ -1,4 +1,4 @@
-"""What the choices of cleaning cost, each against an answer that is known.
+"""Evaluate the choices of signal cleaning, each against a known answer.
 
 Usage: python benchmarks/bench_signals.py [gaps scatter ends regression noise] [--data FOLDER]
 

@@ -59,8 +59,7 @@ _RUNS_PER_READER = 300
 
 
 def run_group(config: AppConfig) -> Tally:
-    """Run the group level and count the outcomes of its runs. Raises
-    SemantoksError if the call as a whole cannot work."""
+    """Run the group level and count the outcomes of its runs. Raises SemantoksError if the call cannot work."""
     _check_bids_dir(config)
     LOGGER.info("Running the group level on the signals in %s.", config.out_dir)
     if config.signals.signals_only:
@@ -80,8 +79,7 @@ def run_group(config: AppConfig) -> Tally:
         if running.dry_run or only_trains or read_rank() > 0:
             # The other ranks only take part in training; the first continues alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
-    encoder = build_run_encoder(config.embedding, *atlas, seed=running.random_seed)
-    others = load_others(config, encoder, atlas)
+    encoder, others = _load_encoders(config, atlas, probes)
     chosen = encoder.name_outputs(chosen)
     missing = find_missing(
         *(chosen, encoder),
@@ -106,8 +104,9 @@ def run_group(config: AppConfig) -> Tally:
     if tally.is_disk_full:
         return tally
     complete = _keep_complete(chosen, missing, encoder)
-    # Probes also read the signals.
-    complete = leave_out_damaged(complete, tally) if probes is not None and probes.reads_signals else complete
+    # Without need of them, the signals of 50,000 runs would be read for their checksums alone.
+    reads_signals = config.probing.reads_signals or bool(probes is not None and others)
+    complete = leave_out_damaged(complete, tally) if reads_signals else complete
     if len(complete) < len(chosen) and complete:
         write_stored_methods(config, (encoder, *others), complete, left_out)
     embed_others(complete, others, running)
@@ -117,6 +116,15 @@ def run_group(config: AppConfig) -> Tally:
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out, others=others)
     return tally
+
+
+def _load_encoders(config: AppConfig, atlas: AtlasNames, plan: CallPlan | None) -> tuple[RunEncoder, list[RunEncoder]]:
+    """Load the encoder and those that are compared with it, and check that probes by them fit into memory."""
+    encoder = build_run_encoder(config.embedding, *atlas, seed=config.running.random_seed)
+    others = load_others(config, encoder, atlas)
+    if plan is not None and not config.pretraining.pretrain:
+        plan.check_resources(atlas, encoder, others)
+    return encoder, others
 
 
 def _check_bids_dir(config: AppConfig) -> None:
@@ -132,8 +140,7 @@ def _check_bids_dir(config: AppConfig) -> None:
 
 def _report_quality(config: AppConfig) -> Tally:
     """Write the table and page of the quality of all runs, for which no encoder is loaded."""
-    excluded = find_excluded(config.out_dir, config.selection)
-    facts = CallFacts(roots=find_roots(config.bids_dir), left_out=excluded)
+    facts = CallFacts(roots=find_roots(config.bids_dir), left_out=find_excluded(config.out_dir, config.selection))
     if config.running.dry_run:
         rows = build_rows(config.out_dir, facts)
     else:

@@ -32,29 +32,31 @@ IMAGE = f"{NAME}/{NAME}"
 PAPER = "2512.11582"
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PROGRAM = f"/opt/{NAME}/bin/{NAME}"
-#: Paths that the program makes; a descriptor's File must exist before.
+#: Paths that the program creates; a descriptor's File must exist beforehand.
 MADE = ("work_dir", "bids_database_dir")
-#: What a cluster job asks for; the memory is that of one process with the published encoder, and some room.
+#: Resources of a cluster job; the memory is that of one process with the published encoder plus a margin.
 RESOURCES = {"cpus": 2, "memory_gb": 8, "hours": 2}
 
 
 def find_options() -> list[click.Option]:
     """Find all options, in the order of ``--help``."""
-    own = click.Option(["--config-file"], type=click.Path(path_type=Path), help="Configuration of an earlier call.")
+    own = click.Option(
+        ["--config-file"], type=click.Path(path_type=Path), help="Configuration file of an earlier call."
+    )
     return [*(option for _, options in build_options() for option in options), own]
 
 
 def flag(name: str) -> str:
-    """Spell the flag of a field, and fail where there is no such option."""
+    """Return the flag of a field; fail if there is no such option."""
     (option,) = [option for option in find_options() if option.name == name]
     return next(spelling for spelling in option.opts if spelling.startswith("--"))
 
 
 def find_exit_codes() -> dict[int, str]:
-    """Find the exit codes of the errors, with the first sentence of what each means."""
+    """Find the exit codes of the errors, with the first sentence of their description."""
     codes = {
         1: "A bug.",
-        2: "Bad call.",
+        2: "Invalid command line.",
         7: "At least one run failed; the others were written.",
         130: "Interrupted.",
         143: "Terminated by the scheduler.",
@@ -62,7 +64,7 @@ def find_exit_codes() -> dict[int, str]:
     for kind in vars(errors_module).values():
         if isinstance(kind, type) and issubclass(kind, SemantoksError) and kind is not SemantoksError:
             meaning = (kind.__doc__ or "").strip().splitlines()[0]
-            # An error of a single run does not end the call: 7 does, after all runs.
+            # An error of a single run does not end the call; the exit code is 7 after all runs.
             if not issubclass(kind, RunError):
                 codes[kind.exit_code] = " ".join(filter(None, (codes.get(kind.exit_code), meaning)))
     return dict(sorted(codes.items()))
@@ -106,7 +108,7 @@ def build_descriptor(stages: Collection[str] = ()) -> dict[str, Any]:
         {
             "id": "bids_dir",
             "name": "input dataset",
-            "description": "fMRIPrep derivatives, or a raw BIDS dataset that holds them.",
+            "description": "fMRIPrep derivatives, or a raw BIDS dataset that contains them.",
             "type": "File",
             "optional": False,
             "value-key": "[BIDS_DIR]",
@@ -114,7 +116,7 @@ def build_descriptor(stages: Collection[str] = ()) -> dict[str, Any]:
         {
             "id": "out_dir",
             "name": "output dataset",
-            "description": "Where derivatives are written.",
+            "description": "Directory for the derivatives.",
             "type": "String",
             "optional": False,
             "value-key": "[OUT_DIR]",
@@ -122,7 +124,7 @@ def build_descriptor(stages: Collection[str] = ()) -> dict[str, Any]:
         {
             "id": "analysis_level",
             "name": "analysis level",
-            "description": "participant works on each run, group on all participants together.",
+            "description": "participant processes each run, group analyses all participants.",
             "type": "String",
             "optional": False,
             "value-key": "[ANALYSIS_LEVEL]",
@@ -173,7 +175,7 @@ def build_nipoppy_bundles() -> dict[str, dict[str, Any]]:
         "CONTAINER_CONFIG": {"ARGS": ["--no-home"], "BIND_PATHS": ["[[ATLAS_DIR]]", "[[MODEL]]"]},
         "STEPS": [{**step, "TRACKER_CONFIG_FILE": "tracker.json", "GENERATE_PYBIDS_DATABASE": False}],
         "VARIABLES": {
-            "FMRIPREP_VERSION": "Version of fMRIPrep whose output in this dataset is read.",
+            "FMRIPREP_VERSION": "Version of the fMRIPrep output to read from this dataset.",
             "ATLAS_DIR": "Directory with the atlas files.",
             "MODEL": "File or directory of the encoder.",
         },
@@ -214,7 +216,7 @@ def build_nipoppy_bundles() -> dict[str, dict[str, Any]]:
         "processing/descriptor.json": build_descriptor(),
         "processing/invocation.json": {**common, "analysis_level": "participant", **participant, **chosen},
         "processing/tracker.json": {
-            # A status is written for every run, the failed ones too: results tell what is complete.
+            # A status is written for every run, including failed ones: only results show what is complete.
             "PATHS": [
                 "[[NIPOPPY_BIDS_PARTICIPANT_ID]]/**/func/[[NIPOPPY_BIDS_PARTICIPANT_ID]]_*_stat-mean_timeseries.tsv",
                 "[[NIPOPPY_BIDS_PARTICIPANT_ID]]/**/func/[[NIPOPPY_BIDS_PARTICIPANT_ID]]_*_embedding.tsv",
@@ -239,10 +241,10 @@ def build_babs(*, is_zipped: bool = False) -> str:
       - "func/*_desc-confounds_*.tsv"
     is_zipped: false"""
     kept = "zipped as BABS does it: fmriprep/ in sub-01[_ses-1]_fmriprep-24-1-1.zip" if is_zipped else "not zipped"
-    codes = "\n".join(f"#   {code:3d}  {text}" for code, text in {0: "All is well.", **find_exit_codes()}.items())
+    codes = "\n".join(f"#   {code:3d}  {text}" for code, text in {0: "Success.", **find_exit_codes()}.items())
     return f"""\
 # BABS configuration of {NAME} {__version__}; generated by cluster/generate.py.
-# Change what is marked CHANGE. The input is a DataLad dataset of fMRIPrep output,
+# Adapt the lines marked CHANGE. The input is a DataLad dataset of fMRIPrep output,
 # {kept}.
 input_datasets:
   fmriprep:
@@ -263,7 +265,7 @@ bids_app_args:
   {flag("verbose")}: ""
 
 # On a GPU add "--nv" here, `{flag("device")}: "cuda"` above, and "#SBATCH --gres=gpu:1" to customized_text below.
-# One participant keeps a GPU busy for seconds: extract on CPUs ({flag("signals_only")}) and embed at group level.
+# One participant uses a GPU for only a few seconds: extract on CPUs ({flag("signals_only")}) and embed at group level.
 singularity_args:
   - --cleanenv
   - --no-home
@@ -288,7 +290,7 @@ script_preamble: |
 
 job_compute_space: "/path/to/scratch"  # CHANGE
 
-# The job log ends with one line that says what happened. Exit codes of the program:
+# The job log ends with a one-line summary. Exit codes of the program:
 {codes}
 """
 
@@ -368,7 +370,7 @@ def build_files() -> dict[str, str]:
 
 
 def find_outdated() -> list[str]:
-    """Find the files on disk that differ from what the command line says now."""
+    """Find the files on disk that differ from the current command line."""
     return [
         name for name, text in build_files().items() if not (path := HERE / name).is_file() or path.read_text() != text
     ]

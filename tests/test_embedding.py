@@ -124,7 +124,7 @@ def test_an_encoder_to_compare_with_embeds_in_several_processes_to_the_same_byte
 def test_what_was_trained_for_days_is_not_trained_again_by_the_proposed_call(config, monkeypatch):
     monkeypatch.setattr("bids_semantoks.pretraining.run.pretrain_encoder", lambda *_: "random:tiny")
     other = change(change(config, "embedding", n_windows=3), "pretraining", pretrain=True)
-    with pytest.raises(ConfigurationError, match=r"Embed by --model random:tiny --overwrite, not --pretrain"):
+    with pytest.raises(ConfigurationError, match=r"--model random:tiny --overwrite "):
         run_group(other)
 
 

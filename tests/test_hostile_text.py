@@ -336,7 +336,7 @@ def test_pages_and_figures_of_hostile_outputs(tmp_path: Path, capfd: pytest.Capt
     names = {path.name for path in out.glob("*.html")}
     assert {"group.html", "sub-01.html"} <= names
     page = check_page(out / "group.html")
-    assert "could not be drawn" not in page.text
+    assert "Could not draw figure" not in page.text
     shown = " ".join(page.text.replace("\xa0", " ").split())
     visible = CELL.translate(dict.fromkeys([0x1B, 0x9B, 0x202E], "\ufffd"))
     for fact in (

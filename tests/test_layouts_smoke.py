@@ -104,7 +104,7 @@ def test_series_that_would_be_misread_are_refused(tmp_path: Path) -> None:
     np.savetxt(root / "a.txt", SERIES)
     assert call([str(root), str(tmp_path / "out"), *arguments]) == 7
     (message,) = (status["message"] for _, status in read_statuses(tmp_path / "out") if status["status"] == "failed")
-    assert "b.txt has 70 columns without names of parcels, the atlas Demo457 has 457 parcels; its rows" in message
+    assert "b.txt has 70 columns " in message
     assert list(find_values(tmp_path / "out")) == ["sub-a_task-rest_atlas-Demo457"]
 
 
@@ -120,7 +120,7 @@ def test_images_of_tedana(study: Path, tmp_path: Path, app: App) -> None:
     code, text = app(tmp_path / "tedana", tmp_path / "out", "--layout", layout, "--signals-only")
     assert code == 0, text
     assert list(find_values(tmp_path / "out")) == ["sub-01_task-rest_space-MNI152NLin2009cAsym_atlas-Demo457"]
-    assert "its images are denoised, which is not done again" in text
+    assert "its images are already denoised" in text
 
 
 LIFESPAN = "HCA6002236_V1_MR/MNINonLinear/Results/rfMRI_REST1_AP/rfMRI_REST1_AP_Atlas_MSMAll_hp0_clean.dtseries.nii"

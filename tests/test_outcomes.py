@@ -57,10 +57,10 @@ def test_runs_that_were_not_tried_after_a_failure_have_a_status(tmp_path, caplog
     assert records[stems[1]]["reason"] == "no_mask"
     for stem in left_out:
         assert (records[stem]["status"], records[stem]["reason"]) == ("failed", "internal")
-        assert f"Not tried: the call stopped at the failure of {stems[1]}" in records[stem]["message"]
+        assert f"when {stems[1]} failed" in records[stem]["message"]
     assert (tally.n_ok, tally.n_failed) == (len(done) - 1, 1 + len(left_out))
     assert tally.reasons == {"no_mask"}
-    assert f"{len(left_out)} runs were not tried" in caplog.text or not left_out
+    assert f"{len(left_out)} runs were not attempted" in caplog.text or not left_out
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_no_run_starts_on_a_full_disk(tmp_path):
     outcomes.run_batch(build_filling_worker, ("02",), jobs, **arguments)
     records = [json.loads(job.paths.status.read_text()) for job in jobs]
     assert [record["reason"] for record in records] == ["", *["disk_full"] * 6]
-    assert all(record["message"].startswith(f"Not tried: the disk was full at {stems[1]}") for record in records[2:])
+    assert all(f"the disk was full when processing {stems[1]}" in record["message"] for record in records[2:])
     assert (tally.n_ok, tally.n_failed) == (1, 6)
     assert tally.exit_code(ignore_failed=True) == 5
 

@@ -61,10 +61,10 @@ def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App)
     code, text = app(xcpd, out)
     assert code == 0, text
     lines = text.splitlines()
-    assert lines[0] == f"Found a derivative dataset of xcp_d 0.10.6 (preprocessed BOLD) in {xcpd}"
-    assert lines[1].startswith("Recognised xcp_d 0.10.6 as XCP-D: its images are denoised and filtered: neither")
-    assert f"Denoising is none instead of simple: the images in {xcpd} were denoised by xcp_d 0.10.6." in text
-    assert "No filter is applied: xcp_d 0.10.6 has done so." in text
+    assert f" xcp_d 0.10.6 (preprocessed BOLD) in {xcpd}" in lines[0]
+    assert lines[1].startswith("Recognised xcp_d 0.10.6 as XCP-D")
+    assert f"--denoise none instead of simple: the images in {xcpd} " in text
+    assert "Skipping the band-pass filter: already applied by xcp_d 0.10.6." in text
     (path,) = out.rglob("*_stat-mean_timeseries.json")
     sidecar = json.loads(path.read_text())
     assert sidecar["RecognizedAs"] == "XCP-D"
@@ -75,8 +75,8 @@ def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App)
     assert np.isnan(values[[7, 8, 40]]).all()
     assert sidecar["Denoising"]["Filter"] == "none; linear detrending only"
     text = (out / "logs" / "CITATION.md").read_text()
-    assert "The images had been denoised by xcp_d 0.10.6, so no regressors were removed here." in text
-    assert "Volumes that xcp_d 0.10.6 had censored were dropped." in text
+    assert "already been denoised by xcp_d 0.10.6, so no regressors were removed" in text
+    assert "Volumes censored by xcp_d 0.10.6 were dropped." in text
     assert "No volumes were scrubbed" not in text
     code, text = app(xcpd, out)
     assert (code, "complete from an earlier call with the same settings: 1" in text) == (0, True)
@@ -113,7 +113,7 @@ def test_hcp_with_24_parameters_and_without_more(files: dict[str, Path], tmp_pat
     code, text = app(tmp_path / "hcp", out, *call)
     assert code == 7
     assert "lacks csf, white_matter, needed for --denoise simple" in text
-    assert "Movement regressors alone bear --denoise none or 24p" in text
+    assert "use --denoise none or 24p" in text
     code, text = app(tmp_path / "hcp", out, *call, "--denoise", "24p", "--fd-threshold", "2")
     assert code == 0, text
     assert text.splitlines()[0] == f"Found data in the layout HCP minimal preprocessing in {tmp_path / 'hcp'}"
@@ -159,7 +159,7 @@ def test_uk_biobank_as_downloaded_equals_the_same_run_warped_before(
     nib.Nifti1Image(values, image.affine).to_filename(ica / "filtered_func_data_clean_standard.nii.gz")
     code, text = app(tmp_path / "ukb", tmp_path / "warped", *call)
     assert code == 0, text
-    assert "1 images are not read, because the layout prefers another of the same run" in text
+    assert "1 images are ignored because the layout prefers another" in text
     tables = [next((tmp_path / out).rglob("*_stat-mean_timeseries.tsv")) for out in ("native", "warped")]
     assert tables[0].name.startswith(f"sub-1000011_ses-2_task-rest_space-{SPACE}_atlas-Demo457_stat-mean")
     (names, ours), (_, theirs) = map(read_table, tables)

@@ -83,7 +83,7 @@ def test_excluded_runs_are_left_out_and_named(study, out, app):
     assert found[worst["name"]].startswith(f"mean_fd>{limit:.6f} (")
     assert len(found) == 2
     text = (out / "logs" / "CITATION.md").read_text().replace("\\", "")
-    assert "3 further runs were left out: 2 excluded by quality control; 1 shorter than required." in text
+    assert "3 further runs were excluded: 2 excluded by quality control; 1 shorter than required." in text
     assert f"Quality control excluded runs by mean_fd > {limit:.6f}; a list of runs." in text
     table = (out / "phenotype" / "Demo457RandomTiny.tsv").read_text()
     assert "sub-004" not in table
@@ -92,7 +92,7 @@ def test_excluded_runs_are_left_out_and_named(study, out, app):
     assert app(study, out, "--reports-only", level="group")[0] == 0
     assert {row["name"] for row in read_qc(out).values() if row["excluded_by"] != "n/a"} == set(found)
     code, text = app(study, out, "--exclude-by", "mean_fd>0", level="group")
-    assert (code, "leave out all" in text) == (3, True)
+    assert (code, "exclude all" in text) == (3, True)
     assert app(study, out, "--exclude-by", "motion>0", level="group")[0] == 3
     assert app(study, out, "--exclude-by", "mean_fd", level="group")[0] == 4
 
@@ -142,7 +142,7 @@ def test_outputs_of_older_versions_can_be_made_again(study, out, app, monkeypatc
     path.write_text(json.dumps(sidecar))
     select = ("--participant-label", "001", "002")
     code, text = app(study, out, *select)
-    assert (code, "1 runs were made by other versions of bids_semantoks (1 by 0.0.9)" in text) == (0, True)
+    assert (code, "1 runs were processed by other versions of bids_semantoks (1 by 0.0.9" in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == "0.0.9"
     older = ("--redo-older-than", "0.0.9")
     assert "with the same settings: 3" in app(study, out, *select, *older)[1]

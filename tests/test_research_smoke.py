@@ -138,14 +138,14 @@ def test_blocks_are_told_apart_without_a_phenotype(study: tuple[Path, Path], gro
             assert float(row["value"]) > 0.9
             assert float(row["p_value"]) < 0.02  # of a sign test, 2^-6, where all seven are perfect
     folds = {row["design"]: row["folds"] for row in rows}
-    assert folds["within"] == f"a stretch of time of their only run ({N_TASK} participants)"
+    assert folds["within"] == f"a time segment of their only run ({N_TASK} participants)"
     dictionary = json.loads((out / "group_task_blocks.json").read_text())
     assert set(rows[0]) | {"Facts"} == set(dictionary)
     assert dictionary["Facts"]["Types"] == {"look": 28, "move": 28}
     assert f"{N} runs (task rest) without events" in dictionary["Facts"]["Out"]
     page = (out / "group.html").read_text()
     assert 'id="blocks"' in page
-    assert "Blocks of trial_type, of 40 s at most" in page
+    assert "Blocks of trial_type (up to 40 s)" in page
 
 
 def test_blocks_of_a_family_are_never_on_both_sides(
@@ -179,7 +179,7 @@ def test_families_of_blocks_need_no_phenotype(study: tuple[Path, Path], group: G
     asked = ("--task-blocks", "trial_type", "--n-repeats", "1", "--baselines", "none", "--phenotype", str(table))
     code, said = group(*asked)
     assert code == 4
-    assert "--phenotype would do nothing without --probe" in said
+    assert "--phenotype has no effect without --probe" in said
     code, said = group(*asked, "--group-by", "kin")
     assert code == 0, said
     # Seven participants are four pairs, of which five folds cannot be made.
@@ -224,28 +224,24 @@ def test_blocks_that_cannot_be_seen_are_left_out_and_told(
     assert "1 blocks with n/a for onset or duration" in told
     assert "the end of 1 blocks during which another begins" in told
     assert "1 blocks too brief, outside their run" in told
-    assert "1 blocks of which less than half was kept" in told
+    assert "1 blocks with less than half" in told
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("--task-blocks", "colour"), 3, "no column colour: found onset, duration, trial_type, empty"),
-        (("--task-blocks", "empty"), 3, "found 7 tables without a time and a value"),
-        (("--task-blocks", "trial_type", "-t", "rest"), 3, "needs events of the runs (task rest)"),
-        (("--probe", "sex", "--scaling", "0.3", "1"), 4, "16 participants or more: of 33, found 0.3 (10)"),
-        (("--probe", "sex", "--scaling", "1.5"), 4, "above 0 and up to 1, found 1.5"),
+        (("--task-blocks", "empty"), 3, "found 7 tables without "),
+        (("--task-blocks", "trial_type", "-t", "rest"), 3, "needs events for the runs (task rest)"),
+        (("--probe", "sex", "--scaling", "0.3", "1"), 4, "at least 16 participants; with 33 in total, found 0.3 (10)"),
+        (("--probe", "sex", "--scaling", "1.5"), 4, "above 0 and at most 1, found 1.5"),
         (("--probe", "sex", "--scaling", "0.99", "1"), 4, "the same number of participants: 0.99 (33), 1 (33)"),
-        (("--scaling", "1"), 4, "--scaling would do nothing without --probe"),
-        (("--task-blocks", "trial_type", "--n-permutations", "5"), 4, "--n-permutations would do nothing without --pr"),
-        (
-            ("--probe", "sex", "--scaling", "1", "--encoder-name", "x"),
-            4,
-            "--encoder-name x would do nothing: --scaling",
-        ),
-        (("--probe", "sex", "--scaling-seeds", "2"), 4, "--scaling-seeds 2 would do nothing without --scaling"),
-        (("--probe", "sex", "--finetune-epochs", "2"), 4, "--finetune-epochs 2 would do nothing without --finetune"),
-        (("--probe", "sex", "--finetune", "--covariate", "age"), 4, "cannot remove the covariates age"),
+        (("--scaling", "1"), 4, "--scaling has no effect without --probe"),
+        (("--task-blocks", "trial_type", "--n-permutations", "5"), 4, "--n-permutations has no effect without --pr"),
+        (("--probe", "sex", "--scaling", "1", "--encoder-name", "x"), 4, "--encoder-name x has no effect: --scaling"),
+        (("--probe", "sex", "--scaling-seeds", "2"), 4, "--scaling-seeds 2 has no effect without --scaling"),
+        (("--probe", "sex", "--finetune-epochs", "2"), 4, "--finetune-epochs 2 has no effect without --finetune"),
+        (("--probe", "sex", "--finetune", "--covariate", "age"), 4, "cannot remove covariates (age)"),
         (("--probe", "sex", "--scaling", "1", "--train-batch-size", "64"), 4, "A batch of 64 is larger than the data"),
     ],
 )
@@ -301,12 +297,12 @@ def test_shares_are_pretrained_once_and_compared_with_their_first_weights(
     encoders = sorted((out / "encoders").glob("scaling-tiny-own-*/model.safetensors"))
     assert len(encoders) == 4
     page = (out / "group.html").read_text()
-    assert "The same participants are pretrained and probed on" in page
+    assert "The same participants are used for pretraining and probing" in page
     times = [path.stat().st_mtime_ns for path in encoders]
     before = (out / "group_scaling.tsv").read_bytes()
     code, said = group(*arguments)
     assert code == 0, said
-    assert said.count("is finished and not trained again") == 4
+    assert said.count("is complete; skipping training") == 4
     assert "Pretraining scaling" not in said
     assert [path.stat().st_mtime_ns for path in encoders] == times
     assert (out / "group_scaling.tsv").read_bytes() == before
@@ -378,11 +374,11 @@ def test_a_file_of_other_people_is_pretrained_on(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("-d", "other={series}"), 3, "has no signals of atlas Own, written here"),
-        (("-d", "own={series}"), 4, "calls another study own, which stands for this one"),
+        (("-d", "other={series}"), 3, "has no signals of atlas Own"),
+        (("-d", "own={series}"), 4, "reserved name own"),
         (("-d", "other={out}"), 4, "is OUT_DIR itself, not another study"),
-        (("-d", "other={series}", "-d", "more={out}"), 4, "takes shares of one dataset, found other="),
-        (("--pretrain-data", "{small}"), 4, "16 participants or more: of 5, found 1 (5)"),
+        (("-d", "other={series}", "-d", "more={out}"), 4, "shares of one dataset, found other="),
+        (("--pretrain-data", "{small}"), 4, "at least 16 participants; with 5 in total, found 1 (5)"),
         (("--pretrain-data", "{large}"), 6, "Vis has 4 parcels instead of 61"),
     ],
 )

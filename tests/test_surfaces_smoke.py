@@ -73,10 +73,10 @@ def test_surfaces_are_embedded_and_not_twice(study, tmp_path, space, atlas, stem
     )
     unit = "grayordinates" if space == "fsLR" else "vertices"
     coverage = json.loads((func / f"{stem}_stat-coverage_bold.json").read_text())
-    assert coverage["AveragedOver"] == f"{unit} holding data"
+    assert coverage["AveragedOver"] == f"{unit} with data"
     assert coverage["coverage"]["Description"].startswith(f"Share of the parcel's {unit} that are in the file")
     text = (out / "logs" / "CITATION.md").read_text()
-    assert f"over {unit} holding data; a parcel with less than 50 % of its {unit} holding data" in text
+    assert f"over {unit} with data; a parcel with less than 50 % of its {unit} with data" in text
     assert "brain mask" not in text
     assert "voxel" not in json.dumps(coverage).lower().replace("n_voxels", "")
     assert "brain mask" not in (out / "sub-01.html").read_text()

@@ -1,1 +1,1 @@
-"""Questions put to a study: probes of phenotypes, leakage, retest, scaling, fine-tuning."""
+"""Analyses of a study: phenotype probes, leakage, test-retest reliability, scaling, fine-tuning."""

@@ -1,4 +1,4 @@
-"""Whether an encoder adds anything to connectivity, and to covariates: the mean of the predictions of both models."""
+"""Added value of an encoder over connectivity and covariates: the mean of the predictions of both models."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bids_semantoks.statistics.significance import compare_models
 
 
 def find_bases(results: Mapping[str, ModelResult]) -> list[str]:
-    """Find the baselines that each encoder is added to: the first kind of connectivity there is, and covariates. It is
-    never the kind that scored best, since a choice by test scores would favour the baseline."""
+    """Find the baselines that each encoder is added to: the first available kind of connectivity, and covariates. Not
+    the kind that scored best, since selection by test scores would favour the baseline."""
     kinds = [kind for kind in CONNECTIVITY if kind in results]
     return [*kinds[:1], *(name for name in ("covariates",) if name in results)]
 

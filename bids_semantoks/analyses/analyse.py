@@ -10,7 +10,7 @@ from typing import Final
 from bids_semantoks.analyses.audit import audit, plan_audit
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
-from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads
+from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, list_widths
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
 from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
@@ -46,7 +46,7 @@ _FEW: Final = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CallPlan:
-    """Plans of a call, None where not asked for."""
+    """Plans of a call, None if not requested."""
 
     probes: ProbePlan | None
     blocks: BlockPlan | None
@@ -58,29 +58,34 @@ class CallPlan:
         """Phenotypes that cannot be probed."""
         return len(self.probes.refused) if self.probes is not None else 0
 
-    @property
-    def reads_signals(self) -> bool:
-        """Whether anything but embeddings is read."""
-        return self.probes is not None or self.blocks is not None
+    def check_resources(
+        self, atlas: AtlasLabels, encoder: RunEncoder | None, others: Sequence[RunEncoder] = ()
+    ) -> None:
+        """Log what the probes take, before hours of embedding or training: ResourceError for what cannot fit. An
+        encoder that is still to be trained (None) is taken to be as wide as the published one."""
+        if self.probes is not None:
+            check_resources(self.probes, len(atlas[0]), list_widths(encoder, others))
 
 
 def plan_call(
     config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasLabels
 ) -> CallPlan:
-    """Check everything before any work; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
+    """Check everything in advance; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
-    preparations = open_preparations(config, chosen) if asked.probe else ()
+    preparations = open_preparations(config, chosen) if asked.probe or asked.task_blocks else ()
     probes = plan_probes(config, keep_shared(chosen, preparations)) if asked.probe else None
     if probes is not None:
         preparations = tuple(load_encoders(config, one) for one in preparations)
         probes = dataclasses.replace(probes, preparations=preparations)
-        check_resources(probes, len(atlas[0]))
-    return CallPlan(
+    plan = CallPlan(
         probes=probes,
         blocks=plan_blocks(config, task_runs) if asked.task_blocks else None,
         scaling=plan_scaling(config, chosen, atlas) if asked.scaling else None,
         audit=plan_audit(config, chosen) if asked.audit else None,
     )
+    if config.pretraining.pretrain:
+        plan.check_resources(atlas, None)
+    return plan
 
 
 def run_call(
@@ -100,12 +105,12 @@ def run_call(
     whole = stored
     left_out = {**left_out, **find_unshared(stored, further)}
     stored = keep_shared(stored, further)
-    # Phenotypes first: their tables survive when a long training is stopped.
+    # Phenotypes first: their tables are kept if a long training is stopped.
     probes = revise_plan(plan.probes, config, stored) if plan.probes is not None else None
     tables = None
     if probes is not None:
         prober = prepare_probes(probes, encoder, stored, atlas, others=others)
-        n_threads = choose_fold_threads(prober.plan, len(atlas[0]))
+        n_threads = choose_fold_threads(prober.plan, len(atlas[0]), list_widths(encoder, others))
         if config.probing.probe_part is not None:
             with use_threads(n_threads):
                 keep_parts(prober)
@@ -140,11 +145,7 @@ def prepare_probes(
 ) -> Prober:
     """Embed `stored` runs by all other encoders that probes need, where they have complete embeddings by the encoder
     and by the `others` that are compared with it. With --probe-part, only one phenotype is left to probe."""
-    config, part = plan.config, plan.config.probing.probe_part
-    if part is not None:
-        # Phenotypes that are alike would be predicted together.
-        own = config.probing.probe[part - 1 : part] if part else ()
-        plan = dataclasses.replace(plan, designs=tuple(one for one in plan.designs if one[0].name in own))
+    config, plan = plan.config, plan.choose_part()
     replicates = load_replicates(config, encoder, atlas)
     for one in replicates:
         embed_stored(
@@ -154,7 +155,7 @@ def prepare_probes(
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(
-                stored, build_twin(encoder, number), why="by random weights, to compare with", running=config.running
+                stored, build_twin(encoder, number), why="with random weights for comparison", running=config.running
             )
     return prober
 
@@ -202,12 +203,14 @@ def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tupl
     results = [result for one in phenotypes for result in one.models.values() if result.role != "importance"]
     warnings = [warning for result in results for warning in result.predictions.warnings]
     if n_people < _FEW:
-        warnings.insert(0, f"{n_people} participants are few: intervals are wide, and a single person can move scores.")
+        warnings.insert(
+            0, f"{n_people} participants are few: intervals are wide, and single participants can affect scores."
+        )
     return tuple(warnings)
 
 
 def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust the p values of comparisons (Holm) over all of a call: every phenotype, baseline and mask."""
+    """Adjust the p values of all comparisons of a call (Holm): phenotypes, baselines and masks."""
     adjusted = [dict(one.models) for one in results]
     compared = [
         (models, name, result.comparison.p_value)

@@ -1,4 +1,4 @@
-"""What columns beside a phenotype are used as: numbers, or categories with levels. Shapes: n rows, c covariates."""
+"""Types of the columns used with a phenotype: numeric, or categorical with levels. Shapes: n rows, c covariates."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LOGGER = logging.getLogger("bids_semantoks")
 def check_columns(
     columns: Mapping[str, Column], keys: Sequence[Key], asked: ProbingConfig, *, site: str
 ) -> tuple[str, ...]:
-    """Return what the page must say of the columns asked for and of the `site` that was found.
+    """Return the warnings about the requested columns and the detected `site`, for the page.
 
-    Raises InputError where covariates, groups or places to leave out hold numbers and a few cells of text.
+    Raises InputError if covariates or grouping columns are numeric except for a few text cells.
     """
     extra = [*asked.covariate, *asked.strata, *filter(None, (asked.group_by, asked.leave_out))]
     # Measures of runs are covariates without a column.
@@ -34,7 +34,7 @@ def check_columns(
     for name in dict.fromkeys((*asked.probe, *extra, *filter(None, (site,)))):
         warnings += columns[name].warnings
         if name not in (*asked.probe, *extra):
-            # Columns asked for have warned when they were read.
+            # Requested columns have already warned when they were read.
             for warning in columns[name].warnings:
                 LOGGER.warning("%s", warning)
         if name in extra:
@@ -82,7 +82,7 @@ def convert_covariates(
 
 
 def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
-    """Name the group (n,) of each row; a participant without one forms a group alone."""
+    """Name the group (n,) of each row; a participant without one forms a separate group."""
     return np.array(
         [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
     )
@@ -96,5 +96,5 @@ def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[
             raise InputError(
                 f"Sessions of sub-{participant} have different values of {name}: {first[str(participant)]} and "
                 f"{group}.",
-                hint="Choose a column with one value a participant.",
+                hint="Choose a column with one value per participant.",
             )

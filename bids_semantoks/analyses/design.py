@@ -1,4 +1,4 @@
-"""Targets, covariates, groups and splits of phenotypes, decided and checked before any work. Shape letters: n rows
+"""Targets, covariates, groups and splits of phenotypes, determined and checked in advance. Shape letters: n rows
 (participants or sessions), c covariates."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from bids_semantoks.statistics.targets import Target
 LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)
 
-#: Names of the column of the site, where a table has one.
+#: Names of site columns.
 SITE_NAMES: Final = tuple(
     form(name) for name in ("site", "site_id", "scanner", "scanner_id", "center") for form in _FORMS
 )
@@ -53,7 +53,7 @@ _SPLITTERS: Final[dict[str, Callable[..., tuple[Split, ...]]]] = {
     "brainmarks": build_benchmark_splits,
 }
 
-#: Columns that colour the map of the embedding, where present.
+#: Columns that colour the map of the embedding, if present.
 COLOUR_NAMES: Final = tuple(form(name) for name in ("sex", "gender", "age") for form in _FORMS)
 
 
@@ -69,10 +69,10 @@ class Design:
     groups: NDArray[Any] | None  # (n,) rows kept together
     blocks: NDArray[Any] | None  # (n,) labels are permuted within a block
     unit_groups: NDArray[Any] | None  # (n,) rows that exchange their labels together in permutations
-    notes: tuple[str, ...]  # who is left out, and why
+    notes: tuple[str, ...]  # who is excluded, and why
     # of the phenotype, the covariates and the column of groups: ``number`` or ``category, 3 levels``
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
-    # (n,) why a row is left out; empty for those that are used
+    # (n,) why a row is excluded; empty for rows that are used
     reasons: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.str_))
 
     @property
@@ -97,6 +97,12 @@ class ProbePlan:
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
     preparations: tuple[Preparation, ...] = ()  # further ones, whose models stand beside
 
+    def choose_part(self) -> ProbePlan:
+        """Leave only the phenotype of --probe-part, if given: others that are alike would be predicted with it."""
+        asked, part = self.config.probing, self.config.probing.probe_part
+        own = asked.probe if part is None else asked.probe[max(part - 1, 0) : part]
+        return dataclasses.replace(self, designs=tuple(one for one in self.designs if one[0].name in own))
+
     def find_labels(self, rows: Rows, name: str, phenotype: str) -> tuple[str | None, ...]:
         """Look up a column that groups or corrects, or else a measure of runs, as text, None where missing. Raises
         InputError for one value per session where the predicted phenotype has one per participant."""
@@ -105,22 +111,21 @@ class ProbePlan:
         column = self.columns[name]
         if column.has_sessions and not rows.has_sessions:
             raise InputError(
-                f"Column {name} of {column.table} has one value a session, but {phenotype} has one a participant.",
-                hint="Give one value a participant in a table of --phenotype, or use --sessions each.",
+                f"Column {name} of {column.table} has one value per session, but {phenotype} has one per participant.",
+                hint="Provide one value per participant in a --phenotype table, or use --sessions each.",
             )
         return column.find(rows.keys)
 
 
 def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Check everything asked of probes before any work, and build the designs that all tests of phenotypes
-    share. Raises InputError where a column or table is missing or cannot be predicted,
-    ConfigurationError for an option without effect."""
+    """Check all requested probes in advance, and build the designs shared by all tests of a phenotype.
+    Raises InputError if a column cannot be found or predicted, ConfigurationError for an option without effect."""
     asked = config.probing
     for option, column in (("--leave-out", asked.leave_out), ("--group-by", asked.group_by)):
         if column in asked.probe:
             raise InputError(
-                f"{option} {column} keeps apart what --probe {column} would predict.",
-                hint="Choose another column, or probe it in a call of its own.",
+                f"{option} {column} separates the classes that --probe {column} would predict.",
+                hint="Choose another column, or probe it in a separate call.",
             )
     extra = [*asked.covariate, *asked.strata, *filter(None, (asked.group_by, asked.leave_out))]
     keys = sorted({(run.entities["sub"], run.entities.get("ses", "")) for run in stored})
@@ -157,23 +162,22 @@ def _check_measures(
     own: Sequence[str], columns: Mapping[str, Column], stored: Sequence[StoredRun], extra: Sequence[str]
 ) -> list[str]:
     """Say where the measures of runs among covariates and strata come from; return the `extra` names that are columns.
-    Raises InputError where no run has the measure."""
+    Raises InputError if no run has the measure."""
     for name in own:
         if name in columns:
-            LOGGER.info("%s is the column of %s, not the measure of runs.", name, columns[name].table)
+            LOGGER.info("Using the column %s of %s, not the quality measure of runs.", name, columns[name].table)
         elif all(MEASURES[name][0](run) is None for run in stored):
             raise InputError(
-                f"{name} was asked for: no table has this column, and none of {len(stored)} runs has this measure.",
-                hint="Runs without confounds, and series of other pipelines, may lack it.",
+                f"{name} not found: no table has this column, and none of the {len(stored)} runs has this measure.",
+                hint="Runs without confounds, and series from other pipelines, may lack it.",
             )
         else:
-            LOGGER.info("%s is what was measured in each run; no column is needed.", name)
+            LOGGER.info("Using the quality measure %s of each run; no column is needed.", name)
     return [name for name in extra if name in columns]
 
 
 def revise_plan(plan: ProbePlan, config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Adopt the configuration that names an encoder pretrained on the way; the designs are built anew only
-    where runs of the plan could not be embedded."""
+    """Adopt the configuration that names an encoder pretrained on the way; rebuild designs if runs are lost."""
     plan = dataclasses.replace(plan, config=config)
     return plan if len(stored) == plan.n_runs else _build_designs(plan, stored)
 
@@ -197,12 +201,12 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
         if plan.config.running.dry_run:
             LOGGER.info("%s", describe_design(plan, designs[-1][1]))
     kinds = {name: kind for _, design in designs for name, kind in design.kinds.items()}
-    LOGGER.info("Columns are used as: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
+    LOGGER.info("Column types: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     if not designs:
         raise next(iter(errors.values()))
     refused = {name: str(why) for name, why in errors.items()}
     for name, message in refused.items():
-        LOGGER.error("%s cannot be probed, the others are: %s", name, message)
+        LOGGER.error("%s cannot be probed (the others will be): %s", name, message)
     return dataclasses.replace(plan, designs=tuple(designs), n_runs=len(stored), refused=refused)
 
 
@@ -216,7 +220,7 @@ def describe_people(design: Design) -> str:
     what = "sessions" if design.rows.has_sessions else "participants"
     n_known = int((~np.isnan(design.target.values)).sum())
     out = "; ".join(design.notes) or "nobody"
-    return f"{n_known} of {len(design.rows.keys)} {what} with features are used; left out: {out}"
+    return f"{n_known} of {len(design.rows.keys)} {what} with features are used; excluded: {out}"
 
 
 def _check_used(plan: ProbePlan) -> None:
@@ -225,24 +229,24 @@ def _check_used(plan: ProbePlan) -> None:
     names = ", ".join(target.name for target in targets)
     if asked.n_bins and not any(target.n_bins for target in targets):
         raise ConfigurationError(
-            f"--n-bins {asked.n_bins} would do nothing: {names} {'has' if len(targets) == 1 else 'have'} classes, no "
-            "values to be cut.",
-            hint="Leave it away.",
+            f"--n-bins {asked.n_bins} has no effect: {names} {'has' if len(targets) == 1 else 'have'} classes, not "
+            "continuous values.",
+            hint="Remove the option.",
         )
     idle_strata = [name for name in asked.strata if all(target.name == name for target in targets)]
     if idle_strata:
         raise ConfigurationError(
-            f"--strata {idle_strata[0]} would do nothing: {idle_strata[0]} is what is predicted.",
+            f"--strata {idle_strata[0]} has no effect: {idle_strata[0]} is the predicted phenotype.",
             hint="Choose another column.",
         )
     if "site" in asked.baselines and set(asked.baselines) != set(ProbingConfig().baselines):
-        idle = "no column names a site" if not plan.site else ""
+        idle = "there is no site column" if not plan.site else ""
         if plan.site and plan.site == asked.leave_out:
-            idle = f"--leave-out {plan.site} makes every site new"
+            idle = f"with --leave-out {plan.site}, every test site is unseen"
         elif plan.site and all(target.name == plan.site for target in targets):
-            idle = f"{plan.site} is what is predicted"
+            idle = f"{plan.site} is the predicted phenotype"
         if idle:
-            raise ConfigurationError(f"--baselines site would do nothing: {idle}.", hint="Leave it away.")
+            raise ConfigurationError(f"--baselines site has no effect: {idle}.", hint="Remove it.")
 
 
 def describe_design(plan: ProbePlan, design: Design) -> str:
@@ -278,7 +282,7 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
 
 
 def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
-    """Choose rows, covariates, groups and splits of a phenotype; InputError where they do not fit together."""
+    """Choose rows, covariates, groups and splits of a phenotype; InputError if they are incompatible."""
     asked = plan.config.probing
     out = np.array([label is None for label in phenotype.labels])
     notes = [f"{int(out.sum())} without a value"] if out.any() else []
@@ -294,7 +298,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     reasons = np.where(out, f"no value of {phenotype.name}", np.where(lacks, "no value of a covariate or group", ""))
     described = {label for (label, _), text in plan.columns[phenotype.name].values.items() if text is not None}
     if n_others := len(described - set(rows.participants.tolist())):
-        notes.append(f"{n_others} more in {phenotype.table}, without runs here")
+        notes.append(f"{n_others} more in {phenotype.table} without runs here")
     target = build_target(phenotype, ~usable, n_bins=asked.n_bins)
     groups = _find_groups(plan, rows, phenotype.name)
     if left_out is not None:
@@ -303,7 +307,8 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         splits = build_left_out_splits(target.compute_strata(), places)
         check_classes_left(target, splits, places, asked.leave_out or "")
         check_classes(target, splits)
-        # With two places a single one trains, so inner folds can only be grouped by the units that belong together.
+        # With two sites only one is used for training, so inner folds can only be grouped by units that belong
+        # together.
         blocks, unit_groups = places, groups
         groups = places if len(splits) > 2 else groups
     else:
@@ -341,27 +346,27 @@ def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | 
 def _build_phenotype_splits(
     plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None
 ) -> tuple[Split, ...]:
-    """Use the given splits or draw them; InputError where given ones do not fit or there are too few rows."""
+    """Use the given splits or draw them; InputError if given ones do not match or there are too few rows."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
-    strata = target.compute_strata()
+    strata = np.minimum(target.compute_strata(), 0) if asked.same_splits else target.compute_strata()
     if asked.protocol == "brainmarks" and not target.is_class:
         raise InputError(
-            f"{target.name} has values, and --protocol brainmarks predicts classes.",
-            hint="Cut values with --n-bins, or use --protocol nested.",
+            f"{target.name} is continuous, but --protocol brainmarks only predicts classes.",
+            hint="Bin values with --n-bins, or use --protocol nested.",
         )
     if plan.given:
         lines = [line for line in plan.given if line[0] in ("", target.name)]
         if not lines:
             raise InputError(
-                f"The splits {asked.splits} have no lines for {target.name}.",
-                hint="Leave the column phenotype away to use them for all.",
+                f"The splits table {asked.splits} has no rows for {target.name}.",
+                hint="Remove the column phenotype to use them for all phenotypes.",
             )
         table = [SplitRow(*line[1:]) for line in lines]
         splits = read_split_table(table, rows.participants.tolist(), strata=strata, groups=groups)
         check_classes(target, splits)
         if asked.protocol == "paper" and any(not len(split.validation) for split in splits):
             raise InputError(
-                f"The splits {asked.splits} have nobody in validation, by which protocol paper chooses a rate.",
+                f"The splits table {asked.splits} has no validation participants, which --protocol paper needs.",
                 hint="Use --protocol nested.",
             )
         return splits
@@ -370,7 +375,7 @@ def _build_phenotype_splits(
         splits = build(strata, groups=groups, n_repeats=asked.n_repeats, seed=seed)
     except InputError as error:
         # Splits see only numbers; with several phenotypes the user needs the name.
-        raise InputError(f"{target.name} cannot be divided: {error.message}", hint=error.hint) from error
+        raise InputError(f"{target.name} cannot be split: {error.message}", hint=error.hint) from error
     if groups is not None:
         check_groups(splits, groups)
     check_classes(target, splits)
@@ -383,12 +388,12 @@ def _list_used(splits: Sequence[Split]) -> NDArray[np.int64]:
 
 
 def _describe_given(plan: ProbePlan, target: Target, rows: Rows, splits: Sequence[Split]) -> list[str]:
-    """Count the people of given splits who are not here, and the people here whom they do not name."""
+    """Count the participants of the given splits that do not exist, and those that are not in the splits."""
     named = {line[3] for line in plan.given if line[0] in ("", target.name)}
     used = _list_used(splits)
     n_absent = len(named - set(rows.participants.tolist()))
     n_unused = int((~np.isnan(target.values)).sum()) - len(used)
     return [
-        *([f"{n_absent} of the given splits are not here"] if n_absent else []),
+        *([f"{n_absent} of the given splits do not exist here"] if n_absent else []),
         *([f"{n_unused} are not in the given splits"] if n_unused else []),
     ]

@@ -1,4 +1,4 @@
-"""Encoders that probes compare with or average over: random weights in the same architecture, and other seeds."""
+"""Encoders that probes compare with or average over: random weights with the same architecture, and other seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, l
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Far from the seeds that users choose, so that a random encoder is never compared with itself.
+#: Far from typical seeds of users, so that a random encoder is never compared with itself.
 _TWIN_SEED: Final = 1_000_003
 
 
@@ -29,8 +29,8 @@ def embed_stored(
     stored: Sequence[StoredRun], encoder: RunEncoder, *, why: str, running: RunningConfig, overwrite: bool = True
 ) -> None:
     """Embed the runs that lack an embedding of an encoder to compare with, without statuses; `why` is for the log.
-    Raises ConfigurationError as `find_missing`, ResourceError where a process was killed."""
-    hint = "Give the encoder another name, use the former settings or --overwrite."
+    Raises ConfigurationError as `find_missing`, ResourceError if a process was killed."""
+    hint = "Rename the encoder, use the original settings or --overwrite."
     missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
     if missing:
         LOGGER.info("Embedding %d runs %s.", len(missing), why)
@@ -42,7 +42,7 @@ def embed_stored(
     results = run_jobs(_build_embedder, (encoder,), missing, n_procs=n_procs)
     for i, result in Progress(f"Embedding {why}").each("run", results, total=len(missing)):
         if isinstance(result, WorkerDied):
-            raise ResourceError(f"Embedding {missing[i].paths.stem} {why}: {result}.", hint="Use a smaller --n-procs.")
+            raise ResourceError(f"Failed to embed {missing[i].paths.stem} {why}: {result}.", hint="Reduce --n-procs.")
 
 
 def _build_embedder(encoder: RunEncoder) -> Callable[[StoredRun], tuple[str, ...]]:
@@ -74,7 +74,7 @@ def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
         encoder=build_encoder(loaded.config, loaded.layout, seed).eval(),
         name=name,
         sha256=hash_text(f"untrained {seed} {loaded.sha256}"),
-        description=f"Random weights (seed {seed}) in the architecture of {loaded.name}, never trained: a baseline.",
+        description=f"Random weights (seed {seed}) with the architecture of {loaded.name}, untrained: a baseline.",
         is_random=True,
         head=None,
         details={},
@@ -105,8 +105,8 @@ def load_replicates(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -
         one = _load_another(config, model, found, atlas, option="--replicates")
         if one.loaded.config != encoder.loaded.config:
             raise ConfigurationError(
-                f"--replicates {model} has another architecture than {encoder.loaded.name}.",
-                hint="Scores of seeds are averaged only over encoders that are otherwise alike.",
+                f"--replicates {model} has a different architecture than {encoder.loaded.name}.",
+                hint="Scores can only be averaged over encoders that differ in their seed alone.",
             )
         found.append(one)
     return found[1:]
@@ -133,12 +133,12 @@ def _load_another(
     if twice is not None:
         raise ConfigurationError(
             f"{option} {model} has the same weights as {twice.loaded.name} (SHA-256 {one.loaded.sha256[:12]}).",
-            hint="Name each encoder once.",
+            hint="List each encoder once.",
         )
     names = [other.loaded.name for other in found]
     if one.loaded.name in names:
         name = _tell_apart(model, one, names)
-        LOGGER.warning("The label %s is taken: %s %s is called %s.", one.loaded.name, option, model, name)
+        LOGGER.warning("The label %s is already used: %s %s is labelled %s.", one.loaded.name, option, model, name)
         one = load(name=name)
     return one
 

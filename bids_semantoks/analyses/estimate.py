@@ -1,4 +1,4 @@
-"""Memory and time that probes take, estimated before any work: what cannot fit is refused at once, not after hours.
+"""Estimate memory and time of probes in advance, so that a call that cannot fit is refused at once, not after hours.
 
 Shape letters: n rows, t rows that train, d features, r axes of a span, k classes. Counts of operations are those of the
 solvers in `statistics`, seconds are theirs on this machine.
@@ -16,8 +16,9 @@ import numpy as np
 
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.sharing import find_sharing
-from bids_semantoks.config.group import ProbingConfig
+from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ResourceError
+from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.runtime.progress import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
 from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
@@ -25,7 +26,7 @@ from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Numbers an embedding has at most: that of the published encoder.
+#: Width of the embedding of the published encoder.
 WIDTH: Final = 1536
 
 #: The program with its libraries, and tables of bootstrap samples and shared spans, which are held to a size.
@@ -36,16 +37,34 @@ _TABLE_CELLS: Final = 10_000_000
 
 _N_BOOTSTRAP: Final = 2000
 
-#: Steps of Newton and conjugate gradients that a logistic fit takes, together; measured on noise and on effects.
-_N_STEPS: Final = 60
+#: Steps of Newton and conjugate gradients that a logistic fit takes, together: 60 with many people, 240 where there are
+#: as many numbers as people, which can always be told apart.
+_N_STEPS: Final = 150
 
 #: Principal components of the tangent space.
 _N_TANGENT: Final = 100
 
+#: Seconds on a CPU of 50 billion operations a second, for what is not counted in operations: a number in a table of
+#: text; an embedding of eight windows; an entry of a covariance; a correlation; the tangent vector of a row in a fold;
+#: a number of a table that is scaled; a number in a step of a logistic fit; a row of a bootstrap sample, drawn and
+#: scored for a metric and a repetition.
+_CELL_SECONDS: Final = 0.32e-6
+_EMBEDDING_SECONDS: Final = 3e-3
+_ENTRY_SECONDS: Final = 6e-8
+_CORRELATION_SECONDS: Final = 2e-8
+_TANGENT_SECONDS: Final = 4e-3
+_PASS_SECONDS: Final = 1e-8
+_STEP_SECONDS: Final = 2e-8
+_DRAW_SECONDS: Final = 15e-9
+_SCORE_SECONDS: Final = 20e-9
+
+#: With so much less time --same-splits is worth to be named.
+_WORTH_SAYING: Final = 0.6
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What probes take."""
+    """Resources needed by probes."""
 
     kept_bytes: int  # features and what is held beside a fold
     fold_bytes: int  # of one fold
@@ -56,80 +75,106 @@ class Estimate:
         return self.kept_bytes + n_threads * self.fold_bytes
 
 
-def check_resources(plan: ProbePlan, n_parcels: int) -> None:
-    """Say what the probes take, and refuse what cannot fit: ResourceError with the estimate."""
-    found, (limit, where) = estimate(plan, n_parcels), find_memory_limit(plan.config.running)
+def list_widths(encoder: RunEncoder | None, others: Sequence[RunEncoder] = ()) -> tuple[int, ...]:
+    """List how many numbers the embedding of each readout has, that of the encoder first; without an encoder those of
+    the published one."""
+    if encoder is None:
+        return (WIDTH,)
+    return tuple(readout.frozen.n_dims for one in (encoder, *others) for readout in one.readouts)
+
+
+def check_resources(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WIDTH,)) -> None:
+    """Log the resources that the probes need; ResourceError with the estimate if they are not available."""
+    plan = plan.choose_part()
+    if not plan.designs:
+        return
+    found, (limit, where) = estimate(plan, n_parcels, widths), find_memory_limit(plan.config.running)
     n_rows = max(len(design.rows.keys) for _, design in plan.designs)
-    n_threads = choose_fold_threads(plan, n_parcels)
+    n_threads = choose_fold_threads(plan, n_parcels, widths)
     asked, needed = plan.config.probing, found.count_bytes(n_threads) / 2**30
     what = f"{n_rows} rows, {_count(len(plan.designs), 'phenotype')}"
     if found.count_bytes(1) > limit:
         wide = [name for name in CONNECTIVITY if name in asked.baselines]
         others = [name for name in asked.baselines if name not in wide] or ["none"]
-        hint = "Give more memory by --mem or another machine."
-        if wide and estimate(plan, n_parcels, without=wide).count_bytes(1) <= limit:
+        hint = "Increase --mem or use a machine with more memory."
+        if wide and estimate(plan, n_parcels, widths, without=wide).count_bytes(1) <= limit:
             hint = (
-                f"{', '.join(wide)} are exact and grow with the square of the rows; leave them out by --baselines "
-                f"{' '.join(others)}, or give more memory."
+                f"{', '.join(wide)} are exact and grow with the square of the number of rows; omit them with "
+                f"--baselines {' '.join(others)}, or provide more memory."
             )
         raise ResourceError(
-            f"Probing takes about {found.count_bytes(1) / 2**30:.1f} GB of memory ({what}), found "
+            f"Probing needs about {found.count_bytes(1) / 2**30:.1f} GB of memory ({what}), found "
             f"{limit / 2**30:.1f} GB ({where}).",
             hint=hint,
         )
     LOGGER.info(
-        "Probing (%s) takes about %.1f GB of memory, and %s on %s; of memory there are %.1f GB (%s).",
+        "Probing (%s) needs about %.1f GB of memory and takes %s on %s; available memory: %.1f GB (%s).",
         *(what, needed, describe_seconds(found.seconds / n_threads), _count(n_threads, "CPU"), limit / 2**30, where),
     )
+    shared = estimate(plan, n_parcels, widths, shares_all=True).seconds
+    if shared < _WORTH_SAYING * found.seconds and not (asked.splits or asked.leave_out or asked.same_splits):
+        LOGGER.info("With --same-splits it would take about %s.", describe_seconds(shared / n_threads))
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def choose_fold_threads(plan: ProbePlan, n_parcels: int) -> int:
-    """Choose how many folds are worked on at once: one a CPU, or fewer where memory has room for fewer."""
+def choose_fold_threads(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WIDTH,)) -> int:
+    """Choose the number of parallel folds: one per CPU, or fewer if memory is limited."""
     if not plan.designs:
         return 1
-    running, found = plan.config.running, estimate(plan, n_parcels, with_seconds=False)
+    running, found = plan.config.running, estimate(plan, n_parcels, widths, with_seconds=False)
     limit, _ = find_memory_limit(running)
     fitting = int((limit - found.kept_bytes) // max(found.fold_bytes, 1))
     return max(1, min(running.n_procs or count_cpus(), fitting))
 
 
-def estimate(plan: ProbePlan, n_parcels: int, *, without: Sequence[str] = (), with_seconds: bool = True) -> Estimate:
-    """Estimate what all models of a plan take on all phenotypes, leaving out the baselines `without`."""
+def estimate(
+    plan: ProbePlan,
+    n_parcels: int,
+    widths: Sequence[int] = (WIDTH,),
+    *,
+    without: Sequence[str] = (),
+    with_seconds: bool = True,
+    shares_all: bool = False,
+) -> Estimate:
+    """Estimate what all models of a plan take on all phenotypes, leaving out the baselines `without`. `widths` are
+    those of `list_widths`; with `shares_all` as if phenotypes of the same people had the same splits."""
     asked, designs = plan.config.probing, [design for _, design in plan.designs]
     names = [name for name in asked.baselines if name not in ("none", *without)]
-    n, kept = max(len(design.rows.keys) for design in designs), _BASE_BYTES
-    widths: list[int | None] = []
+    n = max(len(design.rows.keys) for design in designs)
+    models, kept, making = list[int | None](), _BASE_BYTES, 0
     further = [name for name in names if name in OF_SIGNALS]
     for own, size in ((names, n_parcels), *((further, len(one.atlas[0])) for one in plan.preparations)):
-        widths += _list_widths(own, size, n_encoders=1 + len(asked.replicates))
+        models += _list_models(own, size, widths, n_seeds=1 + len(asked.replicates))
         kernels = [name for name in ("pearson", "ledoit_wolf") if name in own]
         estimators = {"pearson" if name == "pearson" else "ledoit_wolf" for name in own if name in CONNECTIVITY}
-        # While they are made, one table stands beside its parts.
-        kept += 4 * n * (size * (size + 1) // 2) * (len(estimators) + bool(estimators)) + 8 * n**2 * len(kernels)
-    kept += sum(8 * n * width for width in widths if width)
+        table = 4 * n * (size * (size + 1) // 2)
+        # All tables are there while inner products are made, then only that of the tangent space, beside folds.
+        kept += table * ("tangent" in own) + 8 * n**2 * len(kernels)
+        making = max(making, kept + table * (len(estimators) - ("tangent" in own)))
+    kept += sum(8 * n * width for width in models if width)
     kept += 8 * 4 * min(_N_BOOTSTRAP * n, _SAMPLE_CELLS)
-    largest = max(_count_fold_bytes(design, width) for design in designs for width in widths)
+    largest = max(_count_fold_bytes(design, width) for design in designs for width in models)
     if "tangent" in names:
         size = min(_N_TANGENT, n_parcels)
-        largest = max(largest, 8 * n * size * size * 4 + _count_fold_bytes(designs[0], None))
-    spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in widths)
+        largest = max(largest, 8 * n * size * size * 3 // 2 + _count_fold_bytes(designs[0], None))
+    spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in models)
     kept += min(spans, _SPAN_BYTES)
-    seconds = _estimate_seconds(asked, designs, widths, "tangent" in names) if with_seconds else 0.0
+    kept = max(kept, making - largest)
+    seconds = _estimate_seconds(plan, models, shares_all) if with_seconds else 0.0
     return Estimate(kept_bytes=kept, fold_bytes=largest, seconds=seconds)
 
 
-def _list_widths(names: Sequence[str], n_parcels: int, *, n_encoders: int) -> list[int | None]:
+def _list_models(names: Sequence[str], n_parcels: int, widths: Sequence[int], *, n_seeds: int) -> list[int | None]:
     """List the features of each model; None for kernels, which have as many axes as rows."""
-    found: list[int | None] = [WIDTH] * n_encoders
+    found: list[int | None] = [*widths] * n_seeds
     for name in names:
         if name in CONNECTIVITY:
             found.append(None)
         elif name == "random":
-            found += [WIDTH] * n_encoders
+            found += [widths[0]] * n_seeds
         else:
             found.append(2 * n_parcels if name == "parcel_moments" else 3 * (name != "chance"))
     return found
@@ -148,7 +193,7 @@ def _count_fold_bytes(design: Design, width: int | None) -> int:
     """Count the bytes of a fold: its rows, decomposed, and the problems that are solved together."""
     t, r = _count_train(design), _count_axes(design, width)
     wide = 7 * t * t if r == t else 0
-    narrow = 6 * t * (width or 0)
+    narrow = 3 * t * (width or 0)
     classes = len(design.target.class_names) if design.target.is_class else 0
     columns = len(PENALTIES) * (classes if classes > 2 else 1)
     # A Newton step holds about twenty tables of rows x problems.
@@ -156,39 +201,81 @@ def _count_fold_bytes(design: Design, width: int | None) -> int:
     return 8 * (wide + narrow + min(solved, 20 * N_INNER_FOLDS * columns * t))
 
 
-def _estimate_seconds(
-    asked: ProbingConfig, designs: Sequence[Design], widths: Sequence[int | None], has_tangent: bool
-) -> float:
+def _estimate_seconds(plan: ProbePlan, models: Sequence[int | None], shares_all: bool) -> float:
     product, eigen = _time_operations()
-    total, seen = 0.0, set[int]()
+    asked, designs = plan.config.probing, [design for _, design in plan.designs]
+    names, seen = [] if asked.baselines == ("none",) else asked.baselines, set[int]()
+    n_tests = N_INNER_FOLDS if asked.n_permutations else 0
+    total = _estimate_reading(designs[0], names, models, product)
     for design in designs:
-        # Those that share the decompositions of another are not decomposed again.
+        # Those that share the decompositions of another are not decomposed again, nor values solved again.
         is_new = id(design) not in seen
-        seen |= {id(one) for one in find_sharing(design, designs)}
-        n, t = len(design.rows.keys), _count_train(design)
-        n_folds = len(design.splits) + (N_INNER_FOLDS if asked.n_permutations and design.target.is_class else 0)
-        for width in widths:
-            r = _count_axes(design, width)
-            span = eigen * r**3 + product * (2 * t * t * r if r == t else 4 * t * r * r)
-            total += is_new * n_folds * span + len(design.splits) * product * _count_solving(design, t, r)
-            total += asked.n_permutations * len(PENALTIES) * N_INNER_FOLDS * 4 * t * r * product
-            # Samples are drawn in 15 ns a cell, and scored by sums over folds.
-            total += _N_BOOTSTRAP * n * (15e-9 + 60 * len(design.splits) / N_INNER_FOLDS * product)
-        if has_tangent and is_new:
-            total += n_folds * n * 2 * eigen * _N_TANGENT**3
+        seen |= {id(one) for one in find_sharing(design, designs, whatever_splits=shares_all)}
+        n_classes = len(design.target.class_names) if design.target.is_class else 0
+        n_folds = len(design.splits) + n_tests * (n_classes > 0)
+        for width in models:
+            total += is_new * n_folds * _estimate_span(design, width, product, eigen)
+            if n_classes or is_new:
+                total += _estimate_solving(design, width, n_classes, asked.n_permutations, product)
+            total += _estimate_scoring(design, n_classes, asked.n_permutations, width, product)
+        if "tangent" in names and is_new:
+            total += n_folds * len(design.rows.keys) * _TANGENT_SECONDS
+    # Motion, and the site with all its classes, are predicted from the embedding as well.
+    n_sites = len(set(plan.columns[plan.site].values.values())) if plan.site else 0
+    for n_classes in (0, n_sites) if n_sites else (0,):
+        design, times = designs[0], 2 if asked.covariate else 1
+        total += times * (len(design.splits) + n_tests) * _estimate_span(design, models[0], product, eigen)
+        total += times * _estimate_solving(design, models[0], n_classes, asked.n_permutations, product)
+        total += times * _estimate_scoring(design, n_classes, asked.n_permutations, models[0], product)
     return total
 
 
-def _count_solving(design: Design, t: int, r: int) -> float:
-    """Count the operations of choosing a penalty in the inner folds of t rows and r axes, and of the fit."""
-    if design.target.is_class:
-        classes = len(design.target.class_names)
-        columns = N_INNER_FOLDS * len(PENALTIES) * (classes if classes > 2 else 1)
-        return float(4 * t * r * columns * _N_STEPS)
+def _estimate_reading(design: Design, names: Sequence[str], models: Sequence[int | None], product: float) -> float:
+    """Estimate the seconds of reading tables and of computing connectivity."""
+    runs = [run for own in design.rows.runs for run in own]
+    n, n_cells = len(design.rows.keys), sum(run.sidecar["VolumesTotal"] * _count_parcels(run) for run in runs)
+    wide = [name for name in CONNECTIVITY if name in names]
+    total = _CELL_SECONDS * n_cells * bool(wide or "parcel_moments" in names)
+    n_readouts = sum(width is not None and width > 3 for width in models) - ("parcel_moments" in names)
+    total += n_readouts * len(runs) * _EMBEDDING_SECONDS
+    n_estimators = len({"pearson" if name == "pearson" else "ledoit_wolf" for name in wide})
+    n_parcels = _count_parcels(runs[0]) if runs else 0
+    total += n_estimators * _ENTRY_SECONDS * len(runs) * n_parcels**2
+    n_kernels = sum(name != "tangent" for name in wide)
+    return float(total + n_kernels * n * n_parcels**2 / 2 * (n * product + _CORRELATION_SECONDS))
+
+
+def _count_parcels(run: StoredRun) -> int:
+    return int(run.sidecar["Atlas"]["Parcels"])
+
+
+def _estimate_span(design: Design, width: int | None, product: float, eigen: float) -> float:
+    """Estimate the seconds of decomposing the training rows of a fold."""
+    t, r = _count_train(design), _count_axes(design, width)
+    return eigen * r**3 + (product * 2 * t * t * r if r == t else t * r * (3 * r * product + _PASS_SECONDS))
+
+
+def _estimate_solving(design: Design, width: int | None, n_classes: int, n_permutations: int, product: float) -> float:
+    """Estimate the seconds of choosing penalties in inner folds and of fits, in all folds and in a permutation test."""
+    t, r, n_folds = _count_train(design), _count_axes(design, width), len(design.splits)
+    if n_classes:
+        columns = N_INNER_FOLDS * len(PENALTIES) * (n_classes if n_classes > 2 else 1)
+        return n_folds * columns * _N_STEPS * (4 * t * r * product + (t + r) * _STEP_SECONDS)
     left_out = t / N_INNER_FOLDS
     if left_out <= r:  # a system of the rows left out for each penalty
-        return N_INNER_FOLDS * len(PENALTIES) * (left_out**3 + 2 * left_out**2 * r)
-    return N_INNER_FOLDS * (2 * left_out * r**2 + len(PENALTIES) * r**3)  # or one of the axes
+        once = N_INNER_FOLDS * len(PENALTIES) * (left_out**3 / 2 + left_out**2 * r)
+    else:  # or one of the axes
+        once = N_INNER_FOLDS * (left_out * r**2 + len(PENALTIES) * r**3 / 2)
+    return float((n_folds + (N_INNER_FOLDS if n_permutations else 0)) * once * product)
+
+
+def _estimate_scoring(design: Design, n_classes: int, n_permutations: int, width: int | None, product: float) -> float:
+    """Estimate the seconds of predicting permutations and of drawing and scoring bootstrap samples."""
+    n, t, r = len(design.rows.keys), _count_train(design), _count_axes(design, width)
+    n_columns = n_permutations * (n_classes if n_classes > 2 else 1)
+    permuting = N_INNER_FOLDS * n_columns * len(PENALTIES) * 4 * t * r * product
+    n_repeats = max(split.repetition for split in design.splits) + 1
+    return permuting + _N_BOOTSTRAP * n * (_DRAW_SECONDS + n_repeats * max(n_classes, 1) * _SCORE_SECONDS)
 
 
 def _time_operations() -> tuple[float, float]:

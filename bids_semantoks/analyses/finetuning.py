@@ -65,7 +65,7 @@ class TuningRuns:
     signals: tuple[NDArray[np.float32], ...]
     present: NDArray[np.bool_]  # (runs, P) parcels that have a signal
     row_of: NDArray[np.int64]  # (runs,) row (participant or session) of each run
-    # (runs,) weight of each run in its row, and of each equally spaced window in its run; None where all weigh alike
+    # (runs,) weight of each run in its row, and of each equally spaced window in its run; None if all weigh alike
     run_weights: Floats | None = None
     window_weights: tuple[Floats, ...] | None = None
 
@@ -122,7 +122,7 @@ def cross_validate_finetuned(
 
     Where a split lacks validation rows, a fifth of its training rows validates; rows with the same entry in `groups`
     (n,) stay together. `penalty` holds the chosen learning rate; decisions weigh classes as the linear model on the
-    same splits does. Raises ValueError where a row with a known target has no run. `each` yields the splits again, and
+    same splits does. Raises ValueError if a row with a known target has no run. `each` yields the splits again, and
     may count them.
     """
     target = tuning.target
@@ -133,7 +133,7 @@ def cross_validate_finetuned(
     for split in each(splits):
         own = compute_seed(seed, split.repetition, split.fold)
         inner = add_validation(split, target, groups=groups, seed=seed + split.repetition)
-        # All rates draw alike, so that they are compared on the same windows.
+        # All rates use the same draws, so that they are compared on the same windows.
         rates = sorted(tuning.recipe.rates, reverse=True)
         trained = ((rate, tuning.train(inner, rate=rate, seed=own, reference=split.train)) for rate in rates)
         rate, best = min(trained, key=lambda one: one[1].loss)

@@ -1,4 +1,4 @@
-"""Tables of the group, made once from the results of probes."""
+"""Tables of the group, built once from the results of probes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def write_results(
     )
     kept = keep_earlier_tables(config.out_dir, facts)
     if kept is not None:
-        LOGGER.warning("Probes of an earlier call that asked something else are replaced; copies are in %s.", kept)
+        LOGGER.warning("Replacing the probes of an earlier call with other settings; copies are in %s.", kept)
     n_repetitions, splits = _list_splits(results.phenotypes)
     write_probes(
         config.out_dir,
@@ -231,19 +231,19 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
     asked, rows, site = results.plan.config.probing, results.rows, results.plan.site
     n_runs = sum(map(len, rows.runs))
     repeats = f"{asked.n_repeats} repetition{'s' if asked.n_repeats > 1 else ''}"
-    splits = f"leave one {asked.leave_out} out" if asked.leave_out else f"{repeats} of 5 folds"
+    splits = f"leave-one-{asked.leave_out}-out" if asked.leave_out else f"{repeats} of 5 folds"
     if asked.protocol == "paper":
         splits = f"{repeats} of train, validation and test (60, 20, 20 %)"
     if asked.protocol == "brainmarks":
         splits = f"{repeats} of train and test (80, 20 %)"
-    if asked.splits:
-        splits = f"given by {asked.splits.name}"
+    splits = f"given by {asked.splits.name}" if asked.splits else splits
+    splits += ", the same for all phenotypes of the same people, not stratified" if asked.same_splits else ""
     facts = [
         ("people", f"{len(set(rows.participants))} participants, {n_runs} runs with embeddings"),
         ("encoder", encoder.loaded.description),
         ("protocol", _PROTOCOLS[asked.protocol]),
         ("splits", splits),
-        ("site", f"column {site} of {results.plan.columns[site].table}" if site else "no column names one"),
+        ("site", f"column {site} of {results.plan.columns[site].table}" if site else "no site column"),
         ("kept together", asked.group_by or "runs and windows of a participant"),
         ("covariates removed", ", ".join(asked.covariate) or "none"),
         ("permutations", str(asked.n_permutations)),
@@ -274,7 +274,7 @@ def describe_phenotype(one: PhenotypeResult, people: People) -> dict[str, Any]:
         values = target.values[known]
         facts.append(("values", f"{values.min():g} to {values.max():g}, mean {values.mean():.3g}"))
         if target.n_bins:
-            facts.append(("classes", f"{target.n_bins} bins of equal size, cut at quantiles of the training rows"))
+            facts.append(("classes", f"{target.n_bins} bins of equal size, at quantiles of the training rows"))
     folds = len({split.fold for split in design.splits})
     repeats = len({split.repetition for split in design.splits})
     facts.append(
@@ -341,7 +341,7 @@ def describe_results(stored: ProbeTables) -> list[dict[str, Any]]:
                 "out": [f"{line[1]} with {line[0].removeprefix('out: ')}" for line in out],
                 "motion": facts["Motion"],
                 "score": f"{METRIC_NAMES[row.metric]} {format_score(row)}",
-                "verdict": describe_verdict(row) or "which is not known",
+                "verdict": describe_verdict(row) or "unknown",
                 "test": describe_row_test(row),
             }
         )
@@ -349,7 +349,7 @@ def describe_results(stored: ProbeTables) -> list[dict[str, Any]]:
 
 
 def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> tuple[pd.DataFrame, tuple[float, float]]:
-    """Project mean embeddings onto two axes, one point per session where anybody has several, else per participant;
+    """Project mean embeddings onto two axes, one point per session if anyone has several, else per participant;
     the second value is the share of variance of each axis. Colours are site, sex, age and probed columns, where
     present, motion, scan length and session."""
     sessions = build_rows(stored, by_session=True, min_kept=plan.config.min_kept)
@@ -376,7 +376,7 @@ def compute_axes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     centred = centred[:, deviation > 0] / deviation[deviation > 0]
-    # With fewer than two columns that vary, only the rows give two axes.
+    # With fewer than two varying columns, only the rows give two axes.
     is_wide = centred.shape[1] > len(centred) or centred.shape[1] < 2
     power, axes = np.linalg.eigh(centred @ centred.T if is_wide else centred.T @ centred)
     first, axes = np.maximum(power[::-1][:2], 0), axes[:, ::-1][:, :2]

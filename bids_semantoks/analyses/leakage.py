@@ -64,7 +64,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
 
 
 def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] | None:
-    """Find who stays together: relatives are alike and live in one place."""
+    """Find groups to keep together: relatives are similar and live at the same site."""
     name = plan.config.probing.group_by
     if name is None or name == target.name or plan.columns[name].has_sessions:
         return None
@@ -102,7 +102,7 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
     try:
         splits = build_splits(target.compute_strata(), groups=groups, **known)
     except InputError:
-        # Too few families per site: folds that may split a family are better than no measurement.
+        # Too few families per site: folds that may split families are better than no measurement.
         groups = None
         splits = build_splits(target.compute_strata(), **known)
     return Design(

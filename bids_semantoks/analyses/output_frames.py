@@ -1,4 +1,4 @@
-"""Stored embeddings as one table: a row a participant, session, run or window."""
+"""Stored embeddings as one table: one row per participant, session, run or window."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 LEVELS: Final = ("participant", "session", "run", "window")
 
-#: Key in the attributes of a table under which stands where its numbers come from.
+#: Key of the table attribute with the source of its values.
 ORIGIN: Final = "bids_semantoks"
 
 
 def choose_embedded(stored: Sequence[StoredRun], model: str | None) -> tuple[str, list[StoredRun]]:
-    """Choose the encoder label `model`, or the only one, and the runs that it embedded. InputError where there is none
+    """Choose the encoder label `model`, or the only one, and the runs that it embedded. InputError if there is none
     or several."""
     found = sorted(set().union(*(find_encoders(run.paths) for run in stored)))
     trained = [label for label in found if not any(label.startswith(name_twin(other)) for other in found)]
@@ -46,7 +46,7 @@ def choose_embedded(stored: Sequence[StoredRun], model: str | None) -> tuple[str
         raise InputError(
             f"{stored[0].paths.out_dir} has embeddings by {listed}"
             + (f"; expected those by {model}." if model else "; expected one encoder."),
-            hint=describe_nearest([model], found) if model and found else "Name one: model=.",
+            hint=describe_nearest([model], found) if model and found else "Choose one with model=.",
         )
     named = [dataclasses.replace(run, paths=dataclasses.replace(run.paths, model=fitting[0])) for run in stored]
     embedded = [run for run in named if read_sidecar(run.paths.embedding_sidecar)]
@@ -127,12 +127,12 @@ def add_phenotypes(frame: pd.DataFrame, path: Path, columns: Sequence[str] = ())
     added = pd.DataFrame({name: _convert(column.find(keys)) for name, column in built.items()}, index=frame.index)
     place = list(frame.columns).index("dim0001")
     joined = pd.concat([frame.iloc[:, :place], added, frame.iloc[:, place:]], axis=1)
-    joined.attrs = frame.attrs  # which pandas loses here
+    joined.attrs = frame.attrs  # pandas loses these here
     return joined
 
 
 def _convert(cells: Sequence[str | None]) -> pd.Series[Any]:
-    """Convert text to numbers where this loses nothing: 01 stays text."""
+    """Convert text to numbers if this is lossless: 01 stays text."""
     known = [cell for cell in cells if cell is not None]
     is_number = known and all(re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", cell) for cell in known)
     return pd.Series([np.nan if cell is None else float(cell) for cell in cells] if is_number else list(cells))

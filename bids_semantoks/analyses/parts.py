@@ -1,7 +1,7 @@
 """Results of single phenotypes, each from a call of its own (--probe-part), for the call that joins them.
 
-A part is found by the hash of all that decides its results, so one of other people, signals, encoders or options is
-never taken for it.
+A part is identified by the hash of everything that determines its results, so that results for other participants,
+signals, encoders or options are never used.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def write_part(path: Path, result: PhenotypeResult) -> None:
 
 
 def read_part(path: Path, phenotype: Phenotype, design: Design) -> PhenotypeResult | None:
-    """Read the results of all models for a phenotype; None where there are none, or the file is damaged."""
+    """Read the results of all models for a phenotype; None if there are none, or the file is damaged."""
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = _unpack(json.loads(str(arrays["values"])), arrays)
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        LOGGER.warning("%s is damaged, %s is probed again: %s", path, phenotype.name, error)
+        LOGGER.warning("%s is damaged; probing %s again: %s", path, phenotype.name, error)
         return None
     return PhenotypeResult(phenotype=phenotype, design=design, **found)
 
@@ -122,7 +122,7 @@ def _pack(value: Any, arrays: list[NDArray[Any]]) -> Any:
 
 
 def _unpack(value: Any, arrays: Any) -> Any:
-    """Turn what `_pack` made back into records; their lists are tuples."""
+    """Restore records from the result of `_pack`; their lists are tuples."""
     if isinstance(value, list):
         return tuple(_unpack(one, arrays) for one in value)
     if not isinstance(value, dict):
@@ -156,7 +156,7 @@ def keep_parts(prober: Prober) -> None:
 
 
 def remove_parts(prober: Prober, results: Iterable[PhenotypeResult]) -> None:
-    """Remove results that the tables have by now."""
+    """Remove results that are now in the tables."""
     for one in results:
         with contextlib.suppress(OSError):
             find_part(prober, one.phenotype, one.design).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Who is in a probe and who is out: one row a person, and what the groups are like. Shape letters: n rows."""
+"""Participants used in and excluded from a probe: one row each, and a description of the groups. n rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bids_semantoks.files import read_rows
 from bids_semantoks.inputs.missing_codes import parse_number
 from bids_semantoks.inputs.phenotypes import Phenotype
 
-#: More levels are counted, not listed.
+#: Columns with more levels are counted, not listed.
 _MOST_LEVELS: Final = 6
 
 #: Columns of the table that are there for every phenotype.
@@ -25,7 +25,7 @@ _OWN: Final = ("mean_fd", "kept_seconds")
 
 
 class People:
-    """People of one phenotype, as columns: those with features, then those described who have none."""
+    """Participants of one phenotype, as columns: those with features, then others in the tables."""
 
     def __init__(self, plan: ProbePlan, phenotype: Phenotype, design: Design, lost: Mapping[str, str]) -> None:
         rows = design.rows
@@ -34,7 +34,7 @@ class People:
         absent = sorted_naturally(described - here)
         self.phenotype = phenotype.name
         self.keys = (*rows.keys, *((label, "") for label in absent))
-        reasons = [lost.get(label, "no signals here") for label in absent]
+        reasons = [lost.get(label, "no signals") for label in absent]
         self.reasons: NDArray[np.str_] = np.concatenate([design.reasons, np.array(reasons, dtype=np.str_)])
         self.columns = {
             name: plan.columns[name].find(self.keys)
@@ -55,7 +55,7 @@ class People:
             yield (self.phenotype, *named, "out" if reason else "in", reason, *cells)
 
     def summarise(self) -> dict[str, Any]:
-        """Describe who is in, and who is out for each reason, in a table of words."""
+        """Describe who is used, and who is excluded for each reason, as a table."""
         reasons = [reason for reason, _ in Counter(self.reasons[self.reasons != ""].tolist()).most_common()]
         groups = {"in": self.reasons == "", **{f"out: {reason}": self.reasons == reason for reason in reasons}}
         labels = np.array([label for label, _ in self.keys])
@@ -68,7 +68,7 @@ class People:
         return {"Columns": ["", "participants", *columns, "mean FD (mm)", "kept data (s)"], "Lines": lines}
 
     def describe_motion(self) -> dict[str, float | int]:
-        """Describe the mean framewise displacement (mm) of those who are in; empty where nobody's is known."""
+        """Describe the mean framewise displacement (mm) of those who are in; empty if unknown."""
         values = self.measures["mean_fd"][self.reasons == ""]
         known = values[~np.isnan(values)]
         if not len(known):
@@ -99,7 +99,7 @@ def describe_cells(cells: Sequence[str | None] | NDArray[Any]) -> str:
 
 
 def describe_numbers(values: NDArray[np.float64]) -> str:
-    """Describe numbers by their mean and SD; empty where all are NaN."""
+    """Describe numbers by their mean and SD; empty if all are NaN."""
     known = values[~np.isnan(values)]
     if not len(known):
         return ""

@@ -1,5 +1,5 @@
-"""Further preparations of the same people (-d NAME=OUT_DIR), such as with the global signal removed or another atlas:
-output directories whose models stand beside those of the main one, on the same splits. They are only read."""
+"""Further preparations of the same participants (-d NAME=OUT_DIR), e.g. with global signal regression or another atlas:
+output directories whose models are compared with those of the main one on the same splits. They are only read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Preparation:
     out_dir: Path
     atlas: AtlasNames
     stored: tuple[StoredRun, ...]
-    absent: tuple[str, ...]  # participants of the main preparation who are not here
+    absent: tuple[str, ...]  # participants of the main preparation who are missing here
     encoders: tuple[RunEncoder, ...] = ()  # the first of --model and its --replicates, matched to this atlas
     others: tuple[RunEncoder, ...] = ()  # the others of --model
 
@@ -71,7 +71,7 @@ def _name_scan(run: StoredRun) -> Scan:
 def open_preparations(config: AppConfig, chosen: Sequence[StoredRun]) -> tuple[Preparation, ...]:
     """Open the further preparations of a call whose runs of the main one are `chosen`.
 
-    Raises ConfigurationError for a name or folder that cannot be used, InputError where a folder is not an output
+    Raises ConfigurationError for a name or folder that cannot be used, InputError if a folder is not an output
     directory of this program or holds none of the scans.
     """
     named = _list_named(config)
@@ -84,14 +84,14 @@ def open_preparations(config: AppConfig, chosen: Sequence[StoredRun]) -> tuple[P
         counts = [(config.out_dir, len({sub for sub, _ in own}))]
         counts += [(one.out_dir, len({run.entities["sub"] for run in one.stored})) for one in found]
         raise InputError(
-            "No participant, with the same session, is in all preparations: "
+            "No participant (and session) is in all preparations: "
             f"{', '.join(f'{where} has {count}' for where, count in counts)}.",
-            hint="Labels of participants and sessions must be the same in all.",
+            hint="Participant and session labels must be identical in all preparations.",
         )
     for one in found:
         if one.absent:
             LOGGER.warning(
-                "%d participants have no signals in the preparation %s and are left out of all models: %s",
+                "Excluding %d participants without signals in the preparation %s from all models: %s",
                 *(len(one.absent), one.name, describe_labels(one.absent)),
             )
     kept = tuple(dataclasses.replace(one, stored=_keep(one.stored, shared)) for one in found)
@@ -108,25 +108,29 @@ def _list_named(config: AppConfig) -> list[tuple[str, Path]]:
         return []
     check(
         not config.pretraining.pretrain,
-        f"-d {' '.join(texts)} with --pretrain would compare embeddings that are not there yet.",
-        "Pretrain first, embed in each preparation by --model, and compare then.",
+        f"-d {' '.join(texts)} with --pretrain would compare embeddings that do not exist yet.",
+        "Pretrain first, then embed each preparation with --model, then compare.",
     )
     named: dict[str, Path] = {}
     places = {config.out_dir.resolve(): "OUT_DIR"}
     for text in texts:
         name, out_dir = split_named(text)
-        hint = "At the group level -d NAME=OUT_DIR adds another preparation of the same people, called MODEL@NAME."
+        hint = "At the group level -d NAME=OUT_DIR adds another preparation of the same participants, named MODEL@NAME."
         check(
             re.fullmatch(r"[A-Za-z0-9]+", name) is not None,
-            f"-d {text} must name a preparation by letters and digits, found {name!r}.",
+            f"-d {text}: the name of a preparation may only contain letters and digits, found {name!r}.",
             hint,
         )
-        check(name != _MAIN, f"-d {text} has the name of the preparation in OUT_DIR, {_MAIN}.", "Choose another name.")
-        check(name not in named, f"-d gives two preparations the name {name}: {named.get(name)} and {out_dir}.")
+        check(
+            name != _MAIN,
+            f"-d {text} uses the reserved name {_MAIN} (the preparation in OUT_DIR).",
+            "Choose another name.",
+        )
+        check(name not in named, f"-d has two preparations named {name}: {named.get(name)} and {out_dir}.")
         if not out_dir.is_dir():
             raise InputError(f"-d {text}: {out_dir} is not a directory.", hint=hint)
         place = out_dir.resolve()
-        check(place not in places, f"-d {text} is the folder of {places.get(place)} again.", "Name each folder once.")
+        check(place not in places, f"-d {text} is the same folder as {places.get(place)}.", "List each folder once.")
         description = read_description(out_dir)
         if recognise_pipeline(description) is not OURS:
             made = f"written by {description.pipeline(out_dir)}" if description else "no dataset_description.json"
@@ -148,7 +152,7 @@ def _is_whole(run: StoredRun, name: str) -> bool:
     try:
         check_table(run.paths.signals, run.sidecar)
     except RunFailed as error:
-        LOGGER.warning("%s The run is left out of the preparation %s.", error.message, name)
+        LOGGER.warning("%s Skipping the run in the preparation %s.", error.message, name)
         return False
     return True
 
@@ -158,7 +162,7 @@ def _keep(stored: Iterable[StoredRun], scans: Set[Scan]) -> tuple[StoredRun, ...
 
 
 def load_encoders(config: AppConfig, one: Preparation) -> Preparation:
-    """Load the encoders of the call for the atlas of a preparation. Raises InputError where embeddings are missing:
+    """Load the encoders of the call for the atlas of a preparation. Raises InputError if embeddings are missing:
     nothing is written into a folder that is only read."""
     embedding = dataclasses.replace(config.embedding, more_models=(), save_tokens=False)
     first = build_run_encoder(embedding, *one.atlas, seed=config.running.random_seed)

@@ -1,4 +1,4 @@
-"""Predictions of phenotypes by all models, on the same people and splits."""
+"""Predict phenotypes by all models, on the same participants and splits."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ from bids_semantoks.statistics.significance import (
     average_tests,
     compare_models,
     compute_permutation_test,
-    permute_scored_ridge,
+    permute_scored_ridges,
     permute_target,
 )
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: With fewer groups whose labels can be exchanged there are too few permutations.
+#: With fewer exchangeable groups there are too few permutations.
 _MIN_GROUPS: Final = 5
 
 #: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and an
@@ -95,7 +95,7 @@ class Prober:
         self.encoders, self.others = (), ()
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         together = partial(predict_together, seed=self.seed, each=partial(self.progress.each, "fold"))
-        self.sharing = SharedFolds([one for _, one in plan.designs], together)
+        self.sharing = SharedFolds([one for _, one in plan.designs], together, stays=self._is_kept)
         self.predictors = {"nested": self.sharing.predict}
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
@@ -110,6 +110,11 @@ class Prober:
                 models |= one.label(self._build_models(one.find_rows(rows), one.encoders, one.others, baselines)[0])
             self._models[rows.keys] = models
         return self._models[rows.keys]
+
+    def _is_kept(self, features: Features) -> bool:
+        """Return whether features stay for all phenotypes."""
+        kept = (parts for models in self._models.values() for parts in models.values())
+        return any(features is one for parts in kept for one in parts)
 
     def _build_models(
         self, rows: Rows, encoders: Sequence[RunEncoder], others: Sequence[RunEncoder], baselines: Sequence[str]
@@ -167,7 +172,7 @@ class Prober:
         """Build the models that depend on the phenotype: covariates alone, site alone."""
         models: dict[str, tuple[Features, ...]] = {}
         site, name = self.plan.site, design.target.name
-        # A site that is left out is unseen by every model, so site alone predicts nothing.
+        # A held-out site is unseen by every model, so site alone predicts nothing.
         is_known = bool(site) and site not in (name, self.asked.leave_out)
         if is_known and "site" in self.baselines:
             column = self.plan.columns[site]
@@ -228,22 +233,38 @@ class Prober:
         for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
 
-    def _permute(self, features: Features, design: Design, *, is_nested: bool) -> PermutationTest | None:
-        """Test one model, by its own splits where the ridge regression of the nested protocol made its score."""
-        n_permutations, groups, target = self.asked.n_permutations, design.unit_groups, design.target
-        has_groups = groups is None or len(np.unique(groups[~np.isnan(target.values)])) >= _MIN_GROUPS
-        if not n_permutations or features.name == "chance" or not has_groups:
-            return None
-        shared: dict[str, Any] = {"covariates": find_removed(features, design), "seed": self.seed}
-        labels: dict[str, Any] = {"n_permutations": n_permutations, "blocks": design.blocks}
-        if is_nested and not target.is_class:
-            # Only this model is a ridge regression that can be permuted on its own splits.
-            columns = permute_target(target, seed=self.seed, units=groups, **labels)
-            test = permute_scored_ridge(features, columns, design.splits, groups=design.groups, **shared)
-        else:
-            test = compute_permutation_test(features, target, groups=groups, **labels, **shared)
-        # Without exchangeable labels there is no null distribution to compare with.
-        return test if np.ptp(np.append(test.null, test.value)) > 0 else None
+    def _permute(
+        self, features: Features, designs: Sequence[Design], *, is_nested: bool
+    ) -> list[PermutationTest | None]:
+        """Test one model on designs that share folds, by their own splits where the ridge regression of the nested
+        protocol made its scores."""
+        first = designs[0]
+        shared: dict[str, Any] = {"covariates": find_removed(features, first), "seed": self.seed}
+        testable = [one for one in designs if self.asked.n_permutations and features.name != "chance" and _is_free(one)]
+        # Only these models are ridge regressions that can be permuted on their own splits.
+        ridges = [one for one in testable if is_nested and not one.target.is_class]
+        columns = (permute_target(one.target, **self._find_labels(one), units=one.unit_groups) for one in ridges)
+        scored = permute_scored_ridges(features, columns, first.splits, groups=first.groups, **shared)
+        tests = {id(one): test for one, test in zip(ridges, scored, strict=True)}
+        for one in testable:
+            if id(one) not in tests:
+                labels = self._find_labels(one) | shared
+                tests[id(one)] = compute_permutation_test(features, one.target, groups=one.unit_groups, **labels)
+        # Without exchangeable labels there is no null distribution.
+        return [
+            test if (test := tests.get(id(one))) is not None and np.ptp(np.append(test.null, test.value)) > 0 else None
+            for one in designs
+        ]
+
+    def _find_labels(self, design: Design) -> dict[str, Any]:
+        """Find how labels are permuted."""
+        return {"n_permutations": self.asked.n_permutations, "blocks": design.blocks, "seed": self.seed}
+
+
+def _is_free(design: Design) -> bool:
+    """Return whether there are enough groups whose labels can be exchanged."""
+    groups = design.unit_groups
+    return groups is None or len(np.unique(groups[~np.isnan(design.target.values)])) >= _MIN_GROUPS
 
 
 def _add(results: dict[str, ModelResult], name: str, result: ModelResult, other: ModelResult | None = None) -> None:
@@ -276,7 +297,7 @@ class NetworkMasker:
 
     def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
         """Build features by variant, one per encoder: each network alone, then all without each. Raises
-        ConfigurationError where the encoder cannot tell networks apart."""
+        ConfigurationError if the encoder does not separate networks."""
         names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
         tables = [self._embed_rows(rows, encoder) for encoder in self.encoders]  # (n, V, D) each
         return {
@@ -289,9 +310,9 @@ class NetworkMasker:
         own = np.stack(list(networks.values()))  # (networks, N)
         if len(own) < 2 or own.all(axis=1).any():
             raise ConfigurationError(
-                f"--network-importance needs an encoder with two networks or more, {encoder.loaded.name} has "
+                f"--network-importance needs an encoder with at least two networks; {encoder.loaded.name} has "
                 f"{', '.join(networks)} in one row of tokens.",
-                hint="Leave it away.",
+                hint="Remove the option.",
             )
         hidden = np.concatenate([~own, own])  # (V, N)
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)

@@ -54,7 +54,7 @@ def cross_validate_published(
 
     Repetitions train together on a GPU, where a step costs the same for one and for ten, and one by one on a CPU, whose
     caches hold one. Repetition r draws weights and batches with `seed` + r. Decisions are for the most probable class;
-    `penalty` holds the chosen rate. Raises ValueError where a split lacks validation rows or a row has no window.
+    `penalty` holds the chosen rate. Raises ValueError if a split lacks validation rows or a row has no window.
     `each` yields what trains together again, and may count it.
     """
     rates = sorted(rates, reverse=True)

@@ -1,4 +1,4 @@
-"""Records of how models did on phenotypes."""
+"""Records of the results of models on phenotypes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ModelResult:
 
     @property
     def compared_with(self) -> str:
-        """Name of the model that the comparison is with; empty where there is none."""
+        """Name of the model that the comparison is with; empty if there is none."""
         if self.comparison is None:
             return ""
         return self.comparison.second if self.role == "added" else self.comparison.first
@@ -46,7 +46,7 @@ class ModelResult:
 
     @property
     def verdict(self) -> str:
-        """What interval and permutation test together say of the main score, see `judge`; empty for a masked encoder
+        """Joint verdict of interval and permutation test on the main score, see `judge`; empty for a masked encoder
         and for what an encoder was added to, which are only compared with others."""
         if self.role in ("added", "importance"):
             return ""
@@ -60,7 +60,7 @@ class PhenotypeResult:
     phenotype: Phenotype
     design: Design
     models: dict[str, ModelResult]  # by name, the encoder first
-    n_pretrained: int | None  # tested participants the encoder was pretrained on; None where unknown
+    n_pretrained: int | None  # tested participants the encoder was pretrained on; None if unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +22,7 @@ from bids_semantoks.statistics.baselines import (
     build_chance,
     build_column_features,
     build_connectivity_features,
-    build_parcel_features,
+    compute_moments,
 )
 from bids_semantoks.statistics.spans import Features, TableFeatures
 from bids_semantoks.statistics.weights import weigh_runs
@@ -40,7 +39,7 @@ class Rows:
     # participant and session label of each row; the session is empty where rows are participants
     keys: tuple[tuple[str, str], ...]
     runs: tuple[tuple[StoredRun, ...], ...]  # of each row
-    min_kept: float | None = None  # share of a window's time; None where windows and runs weigh alike
+    min_kept: float | None = None  # share of a window's time; None if windows and runs weigh alike
 
     @property
     def participants(self) -> NDArray[np.str_]:
@@ -60,7 +59,7 @@ class Rows:
 
     @property
     def units(self) -> NDArray[np.str_] | None:
-        """Participant label (n,) of rows that are sessions, which belong together; None where rows are free."""
+        """Participant label (n,) of rows that are sessions, which belong together; None if rows are free."""
         return self.participants if self.has_sessions else None
 
 
@@ -69,7 +68,7 @@ def build_rows(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float
     found: dict[tuple[str, str], list[StoredRun]] = {}
     for run in stored:
         if run.sidecar["VolumesKept"] < _MIN_VOLUMES:
-            LOGGER.warning("%s has %d volumes left, too few to probe.", run.paths.stem, run.sidecar["VolumesKept"])
+            LOGGER.warning("Skipping %s: too few volumes to probe (%d).", run.paths.stem, run.sidecar["VolumesKept"])
             continue
         key = run.entities["sub"], run.entities.get("ses", "") if by_session else ""
         found.setdefault(key, []).append(run)
@@ -78,7 +77,7 @@ def build_rows(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float
 
 
 def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
-    """Average embeddings over the windows of a run, then over the runs of a row, as `rows` weigh them: (n, D)."""
+    """Average embeddings over the windows of a run, then over the runs of a row, weighted as in `rows`: (n, D)."""
     return np.stack(
         [
             weights @ np.stack([read_mean_embedding(_name_model(run, model), rows.min_kept)[1] for run in runs])
@@ -193,7 +192,7 @@ class EmbeddingFeatures(TableFeatures):
 
 
 def _build_motion_features(rows: Rows) -> TableFeatures:
-    """Build the motion baseline: mean framewise displacement (mm), whether it is unknown, seconds of kept data."""
+    """Build the motion baseline: mean framewise displacement (mm), whether it is missing, seconds of kept data."""
     motion, seconds = compute_motion(rows)
     unknown = np.isnan(motion)
     columns = np.where(unknown, 0.0, motion), unknown.astype(float), seconds
@@ -208,8 +207,8 @@ def build_others(rows: Rows, encoders: Sequence[RunEncoder]) -> dict[str, tuple[
 def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> dict[str, tuple[Features, ...]]:
     """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds.
 
-    Beside the wide readout ``networks`` stands its random projection to the width of ``cls_avg``, which shows how much
-    of a gain is width.
+    The wide readout ``networks`` is accompanied by its random projection to the width of ``cls_avg``, which shows how
+    much of a gain is due to width.
     """
     models: dict[str, tuple[Features, ...]] = {}
     for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
@@ -244,12 +243,22 @@ def build_baselines(
 ) -> dict[str, tuple[Features, ...]]:
     """Build the features of the baselines that do not depend on the phenotype, as `build_models`."""
     models: dict[str, tuple[Features, ...]] = {}
-    kinds = [kind for kind in CONNECTIVITY if kind in baselines]
-    signals = partial(iterate_signals, rows, work_dir)
-    for one in build_connectivity_features(signals(), kinds, weights=rows.weights) if kinds else ():
+    kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[NDArray[np.float64]]()
+
+    def read() -> Iterator[list[NDArray[np.float32]]]:
+        """Read the signals once for all: parsing them takes longer than what is computed."""
+        signals = zip(iterate_signals(rows, work_dir), rows.weights, strict=True)
+        for runs, own in Progress("Reading signals").each("row", signals, total=len(rows.keys)):
+            if "parcel_moments" in baselines:
+                moments.append(compute_moments(runs, own))
+            yield runs
+
+    for one in build_connectivity_features(read(), kinds, weights=rows.weights) if kinds else ():
         models[one.name] = (one,)
     if "parcel_moments" in baselines:
-        models["parcel_moments"] = (build_parcel_features(signals(), weights=rows.weights),)
+        for _ in () if kinds else read():
+            pass
+        models["parcel_moments"] = (TableFeatures(name="parcel_moments", values=np.stack(moments)),)
     if "motion" in baselines:
         models["motion"] = (_build_motion_features(rows),)
     if "random" in baselines:
@@ -298,17 +307,17 @@ def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | 
 
 
 def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:
-    """Describe in words whether people were both pretrained and probed on."""
+    """Describe the overlap between pretraining and probing participants."""
     if encoder.loaded.is_random:
-        return "The encoder has random weights: it was pretrained on nobody."
+        return "The encoder has random weights and was not pretrained."
     if n_pretrained is None:
         return (
-            f"{encoder.loaded.description} The weights do not list whom they were pretrained on: overlap with its "
-            "pretraining cannot be checked."
+            f"{encoder.loaded.description} The weights do not list their pretraining participants, so overlap cannot "
+            "be checked."
         )
     if n_pretrained:
         return (
-            f"{n_pretrained} of {n_participants} participants here have labels that the encoder was pretrained on. It "
-            "saw their signals, though never their phenotypes; scores may not hold for people it never saw."
+            f"{n_pretrained} of {n_participants} participants have labels in the pretraining data of the encoder. It "
+            "has seen their signals, though not their phenotypes; scores may not generalise to other participants."
         )
-    return f"None of the {n_participants} participants here has a label that the encoder was pretrained on."
+    return f"None of the {n_participants} participants has a label in the pretraining data of the encoder."

@@ -78,20 +78,18 @@ class ScalingPlan:
 def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> ScalingPlan:
     """Check shares, data and recipe before any work.
 
-    Raises ConfigurationError where a share has fewer than 16 participants or two are equal, a batch does not fit,
-    several processes train, or --encoder-name would have no effect; InputError where the other study has no signals;
-    ModelError where an encoder of its atlas does not fit the atlas of this study.
+    Raises ConfigurationError if a share has fewer than 16 participants or two are equal, a batch does not fit,
+    several processes train, or --encoder-name would have no effect; InputError if the other study has no signals;
+    ModelError if an encoder of its atlas does not fit the atlas of this study.
     """
     asked = config.probing
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigurationError(
-            "--scaling trains in one process, found several.", hint="Start it without torchrun; shares are small."
-        )
+        raise ConfigurationError("--scaling trains in one process, found several.", hint="Start it without torchrun.")
     given = config.pretraining.encoder_name
     if given is not None and not config.pretraining.pretrain:
         raise ConfigurationError(
-            f"--encoder-name {given} would do nothing: --scaling names its encoders by share and seed.",
-            hint="Leave it away.",
+            f"--encoder-name {given} has no effect: --scaling names its encoders by share and seed.",
+            hint="Remove the option.",
         )
     data = _find_shared_data(config, chosen, atlas)
     n_all = len(data.participants)
@@ -99,10 +97,11 @@ def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLab
     small = [f"{share:g} ({n})" for share, n in sizes.items() if n < _FEWEST]
     if small:
         raise ConfigurationError(
-            f"--scaling needs shares with {_FEWEST} participants or more: of {n_all}, found {', '.join(small)}.",
-            hint=f"The smallest share that can be trained on is {_FEWEST / n_all:.2g}."
+            f"--scaling needs shares of at least {_FEWEST} participants; with {n_all} in total, found "
+            f"{', '.join(small)}.",
+            hint=f"The smallest possible share is {_FEWEST / n_all:.2g}."
             if n_all >= _FEWEST
-            else "Pretrain on another study's signals with -d NAME=OUT_DIR.",
+            else "Use the signals of another study with -d NAME=OUT_DIR.",
         )
     if len(set(sizes.values())) < len(sizes):
         listed = ", ".join(f"{share:g} ({n})" for share, n in sizes.items())
@@ -141,14 +140,14 @@ def _name_encoder(
 def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> SharedData:
     """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
 
-    Raises ConfigurationError where several are named, or this one again, and InputError where the
+    Raises ConfigurationError if several are named, or this one again, and InputError if the
     other study has no signals of the same atlas.
     """
     file, named = config.pretraining.pretrain_data, config.selection.derivatives
     if len(named) + (file is not None) > 1:
         raise ConfigurationError(
-            f"--scaling takes shares of one dataset, found {', '.join([*named, *([str(file)] if file else [])])}.",
-            hint="Give one of -d and --pretrain-data.",
+            f"--scaling uses shares of one dataset, found {', '.join([*named, *([str(file)] if file else [])])}.",
+            hint="Use either -d or --pretrain-data.",
         )
     if file is not None:
         found, status = open_signals(file), file.stat()
@@ -171,21 +170,22 @@ def _find_study(config: AppConfig, given: str, label: str) -> SharedData:
     name = name or out_dir.resolve().name
     if out_dir.resolve() == config.out_dir.resolve():
         raise ConfigurationError(
-            f"-d {given} is OUT_DIR itself, not another study.", hint="Without -d shares are of its own participants."
+            f"-d {given} is OUT_DIR itself, not another study.", hint="Without -d, shares are drawn from OUT_DIR."
         )
     if name == _OWN:
         raise ConfigurationError(
-            f"-d {given} calls another study {_OWN}, which stands for this one.", hint="Give -d NAME=OUT_DIR."
+            f"-d {given} uses the reserved name {_OWN} for another study.",
+            hint="Use -d NAME=OUT_DIR with another name.",
         )
     kinds = find_stored_kinds(out_dir) if out_dir.is_dir() else []
     space = next((space for found, space in kinds if found == label), "")
     stored = find_stored_runs(out_dir, atlas=label, model="")
     found = [run for run in stored if run.entities.get("space", "") == space]
     if not found:
-        listed = ", ".join(f"{one} in {place or 'no space named'}" for one, place in kinds) or "none"
+        listed = ", ".join(f"{one} in {place or 'an unknown space'}" for one, place in kinds) or "none"
         raise InputError(
-            f"-d {given} has no signals of atlas {label}, written here, to take shares of: found {listed}.",
-            hint="Give the OUT_DIR of a participant level run with the same atlas.",
+            f"-d {given} has no signals of atlas {label}: found {listed}.",
+            hint="Use an OUT_DIR of the participant level with the same atlas.",
         )
     rest = [run for run in found if run.entities.get("task", "").startswith("rest")]
     return _collect(name, rest or found, *read_atlas_table(out_dir, name=label, space=space))
@@ -208,7 +208,8 @@ Pair = tuple[ScalingJob, Predictions, Predictions]
 def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -> Path:
     """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``.
 
-    Finished encoders are not trained again. Raises TrainingStopped when asked to end early; the same call then resumes.
+    Finished encoders are not trained again. Raises TrainingStopped if requested to stop early; the same call then
+    resumes.
     """
     config, designs = plan.config, [design for _, design in plan.designs]
     seed = config.running.random_seed
@@ -219,7 +220,7 @@ def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -
         LOGGER.info("Scaling, encoder %d of %d: %s.", number, len(scaling.jobs), job.encoder)
         encoder = _load(config, _pretrain(config, scaling, job, started), atlas)
         if job.seed not in untrained:
-            # The very weights that this training started from, so that only the training differs.
+            # The initial weights of this training, so that only the training differs.
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
             untrained[job.seed] = predict_designs(first, designs, seed=seed)
         trained.append(predict_designs(encoder, designs, seed=seed))
@@ -324,7 +325,7 @@ def _describe(config: AppConfig, scaling: ScalingPlan, fits: list[dict[str, Any]
         "ParticipantsThere": len(scaling.data.participants),
         "Pretraining": to_json(config)["pretraining"],
         "Description": "gain = level of the seed + Slope * log10(participants); Intercept is that of the mean level. "
-        "The interval of Slope is over encoders, all probed on the same people. Low and High of Shares: 95 % "
+        "The interval of Slope is over encoders, all probed on the same participants. Low and High of Shares: 95 % "
         "interval of the mean gain over participants tested; LowOverSeeds and HighOverSeeds: over seeds.",
         "SoftwareVersions": find_versions(),
     }

@@ -20,7 +20,7 @@ from bids_semantoks.statistics.metrics import compute_scores, name_main_metric
 #: one test fold count, and with fewer, five folds would hold one each.
 MIN_STRATUM: Final = 10
 
-#: With more different numbers, a column is cut at its tertiles.
+#: Numeric columns with more distinct values are split at their tertiles.
 _MOST_LEVELS: Final = 10
 
 

@@ -39,13 +39,14 @@ def probe_frame(frame: pd.DataFrame, asked: ProbingConfig, *, seed: int, min_kep
     """
     dims = [name for name in frame.columns if isinstance(name, str) and name.startswith("dim")]
     if not dims:
-        raise InputError("The table has no columns dim0001 and on.", hint="load_outputs and Embedder name them so.")
+        raise InputError("The table has no columns dim0001 etc.", hint="Use a table of load_outputs or Embedder.")
     frame, rows = _sort(frame, min_kept)
     origin = frame.attrs.get(ORIGIN, {})
     if missing := sorted({*asked.baselines} - _FROM_TABLE) if not any(rows.runs) else []:
         raise InputError(
-            f"The baselines {', '.join(missing)} need the signals of these participants, which are unknown.",
-            hint="Give a table of load_outputs whose attrs are kept: {'out_dir': ...} under bids_semantoks.",
+            f"The baselines {', '.join(missing)} need the signals of these participants, but their location is "
+            "unknown.",
+            hint="Use a table of load_outputs with its attrs: {'out_dir': ...} under bids_semantoks.",
         )
     plan = _plan(frame, rows, asked, seed)
     phenotype = build_phenotype(plan.columns[asked.probe[0]], rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
@@ -62,7 +63,7 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
     if twice := sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []:
         sub, ses = twice[0]
         raise InputError(
-            f"The table has {len(twice)} participants or sessions in several rows, such as sub-{sub}"
+            f"The table has {len(twice)} participants or sessions with several rows, such as sub-{sub}"
             f"{f' ses-{ses}' if ses else ''}.",
             hint="Use level='participant' or 'session', or average the rows of each.",
         )
@@ -70,7 +71,7 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
     sorted_keys, origin = tuple(keys[place] for place in order), frame.attrs.get(ORIGIN)
     stored = {}
     if origin:
-        # Those that the table averages: which, its maker chose.
+        # The runs that the table averages.
         found = list(find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"]))
         chosen = [run for run in found if run.paths.stem in set(origin["runs"])]
         own = group_runs(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept)
@@ -87,12 +88,12 @@ def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> P
         there = [str(name) for name in frame.columns if not str(name).startswith("dim")]
         raise InputError(
             f"Column {', '.join(unknown)} not found in the table: found {describe_labels(there)}.",
-            hint=describe_nearest(unknown, there) or "Add it, such as with load_outputs(phenotypes=...).",
+            hint=describe_nearest(unknown, there) or "Add it, e.g. with load_outputs(phenotypes=...).",
         )
     site = asked.leave_out or next((name for name in SITE_NAMES if name in frame.columns), "")
     names = [*wanted, *([site] if site and site not in wanted else [])]
     cells = {name: tuple(_spell(name, cell) for cell in frame[name]) for name in names}
-    # Who reads tables with pandas has missing values as NaN: the site NA is a label.
+    # In pandas tables missing values are NaN, so a site NA is a label.
     words = {name: {cell for cell in own if cell is not None and is_missing(cell)} for name, own in cells.items()}
     table = Table(
         path=Path("the table"),

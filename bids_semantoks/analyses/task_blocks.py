@@ -1,4 +1,4 @@
-"""Task blocks as rows: found in tables of events, cut from the stored signals, embedded as one patch each. Shape
+"""Task blocks as rows: found in events tables, cut from the stored signals, embedded as one patch each. Shape
 letters: n rows (blocks), T volumes, P parcels, D dimensions of an embedding."""
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Blocks:
 
 
 def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
-    """Find the events of all runs before any work. Raises InputError where no run has events, a table lacks the column,
+    """Find the events of all runs before any work. Raises InputError if no run has events, a table lacks the column,
     or fewer than two types have two blocks each."""
     column = config.probing.task_blocks or ""
     roots = find_event_roots(config.bids_dir, config.selection.derivatives)
@@ -96,18 +96,22 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
             empty.append(path)
     if not runs:
         found = (
-            f"{len(empty)} tables without a time and a value in a line, the first is {empty[0]}" if empty else "none"
+            f"{len(empty)} tables without rows with onset, duration and value, the first is {empty[0]}"
+            if empty
+            else "none"
         )
         tasks = ", ".join(sorted({run.entities.get("task", "n/a") for run in stored}))
         raise InputError(
-            f"--task-blocks {column} needs events of the runs (task {tasks}): looked for *_events.tsv with that column "
-            f"in {', '.join(map(str, roots))}, found {found}.",
-            hint="Give the raw dataset as BIDS_DIR, and runs of a task by --task-id.",
+            f"--task-blocks {column} needs events for the runs (task {tasks}): looked for *_events.tsv with that "
+            f"column in {', '.join(map(str, roots))}, found {found}.",
+            hint="Use the raw dataset as BIDS_DIR, and select task runs with --task-id.",
         )
     counts = Counter(event.label for _, events in runs for event in events)
     if sum(count >= _FEWEST for count in counts.values()) < _FEWEST:
         listed = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
-        raise InputError(f"--task-blocks {column} needs two types of blocks, twice each: found {listed}.")
+        raise InputError(
+            f"--task-blocks {column} needs at least two types of blocks with two blocks each; found {listed}."
+        )
     notes = []
     if lacking:
         tasks = ", ".join(sorted({run.entities.get("task", "n/a") for run in lacking}))
@@ -163,7 +167,7 @@ def _find_blocks(
 def _find_seen(
     table: NDArray[np.float32], source_time: float, spans: Sequence[_Span], target_time: float
 ) -> list[bool]:
-    """Tell which blocks had enough of their volumes kept, by the rows of the table that hold signals."""
+    """Return which blocks have enough kept volumes, by the rows of the table with signals."""
     if not spans:
         return []
     kept = np.asarray(~np.isnan(table[:, ~np.isnan(table).all(axis=0)]).any(axis=1))
@@ -198,7 +202,7 @@ def _embed_spans(
 
 def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
     """Embed each block as one patch, all others masked, first and last in the window; also average its parcels. The
-    encoders share one architecture. Raises InputError where no block is left."""
+    encoders share one architecture. Raises InputError if no block is left."""
     model = next(iter(encoders.values())).loaded.config
     rows: list[tuple[str, str, str, float]] = []
     parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
@@ -207,7 +211,7 @@ def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
         try:
             signals, present, blocks = _find_blocks(run, events, model)
         except RunFailed as error:
-            LOGGER.warning("Left out of the blocks: %s", error)
+            LOGGER.warning("Excluding blocks: %s", error)
             continue
         kept = [(event, span) for event, span, is_seen in blocks if is_seen]
         n_out += len(events) - len(blocks)
@@ -218,16 +222,16 @@ def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
             parts.setdefault(key, []).append(values)
     if not rows:
         raise InputError(
-            f"None of {n_out + n_dropped} blocks of {plan.column} lies in its run, lasts long enough to be seen and "
-            f"was kept ({n_dropped} were dropped with their volumes).",
-            hint="Onsets and durations are seconds from the run's first volume.",
+            f"None of the {n_out + n_dropped} blocks of {plan.column} is within its run, long enough and kept "
+            f"({n_dropped} were dropped with their volumes).",
+            hint="Onsets and durations must be in seconds, relative to the run's first volume.",
         )
     labels, participants, stems, onsets = zip(*rows, strict=True)
     notes = list(plan.notes)
     if n_out:
-        notes.append(f"{n_out} blocks too brief, outside their run, or begun together with another")
+        notes.append(f"{n_out} blocks too brief, outside their run, or with the same onset as another")
     if n_dropped:
-        notes.append(f"{n_dropped} blocks of which less than half was kept")
+        notes.append(f"{n_dropped} blocks with less than half of their volumes kept")
     return Blocks(
         labels=np.array(labels),
         participants=np.array(participants),
@@ -250,7 +254,7 @@ class BlockDesign:
 
 
 def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Path:
-    """Embed blocks, classify their types and write ``OUT_DIR/group_task_blocks.tsv``. Raises InputError where there are
+    """Embed blocks, classify their types and write ``OUT_DIR/group_task_blocks.tsv``. Raises InputError if there are
     too few blocks of two types for any fold."""
     model = encoder.loaded.name
     encoders = {model: encoder}
@@ -259,7 +263,7 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
     blocks = embed_blocks(plan, encoders)
     blocks, target = select_types(blocks, plan.column)
     designs, notes = build_block_designs(blocks, target, config, plan.families)
-    LOGGER.info("Telling %d blocks apart: %s.", len(blocks.labels), ", ".join(target.classes))
+    LOGGER.info("Classifying %d blocks: %s.", len(blocks.labels), ", ".join(target.classes))
     rows = [row for design in designs for row in score_design(blocks, target, design, model, config)]
     for row, p_value in zip(rows, adjust_holm([row["difference_p"] for row in rows]).tolist(), strict=True):
         row["difference_p_holm"] = p_value
@@ -282,13 +286,13 @@ def probe_blocks(config: AppConfig, plan: BlockPlan, encoder: RunEncoder) -> Pat
 
 
 def select_types(blocks: Blocks, column: str) -> tuple[Blocks, Target]:
-    """Drop types too rare for five folds; InputError where fewer than two types are left."""
+    """Drop types too rare for five folds; InputError if fewer than two types are left."""
     counts = Counter(blocks.labels.tolist())
     kept = {label for label, count in counts.items() if count >= _FEWEST_FOR_FOLDS}
     if len(kept) < 2:
         listed = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
         raise InputError(
-            f"--task-blocks {column} needs two types with {_FEWEST_FOR_FOLDS} blocks each inside their runs: "
+            f"--task-blocks {column} needs two types with at least {_FEWEST_FOR_FOLDS} blocks each within their runs: "
             f"found {listed}."
         )
     inside = np.array([label in kept for label in blocks.labels])
@@ -304,7 +308,7 @@ def build_block_designs(
     blocks: Blocks, target: Target, config: AppConfig, families: Mapping[str, str]
 ) -> tuple[list[BlockDesign], list[str]]:
     """Split the blocks across participants (`families` stay together) and within each, noting why a design is missing.
-    Raises InputError where neither is possible."""
+    Raises InputError if neither is possible."""
     designs, notes = [], []
     labels, people = target.values.astype(np.int64), blocks.participants
     groups = np.array([families.get(str(label), f"sub-{label}") for label in people])
@@ -318,18 +322,18 @@ def build_block_designs(
         designs.append(BlockDesign(name="across", splits=splits, groups=groups, folds=folds, widening=widening))
     else:
         who = f"in {n_groups} groups by {column}" if column else f"{n_groups}"
-        notes.append(f"across participants: {who} are too few for five folds")
+        notes.append(f"across participants: {who} is too few for five folds")
     within, kinds = build_within_splits(labels, people, blocks.runs, blocks.onsets)
     if within:
         by_time = sum(kind == "time" for kind in kinds.values())
         parts = [f"one run ({len(kinds) - by_time} participants)"] if by_time < len(kinds) else []
-        parts += [f"a stretch of time of their only run ({by_time} participants)"] if by_time else []
+        parts += [f"a time segment of their only run ({by_time} participants)"] if by_time else []
         designs.append(BlockDesign(name="within", splits=within, groups=None, folds=" or ".join(parts), widening=1.0))
     n_out = len(np.unique(people)) - len(kinds)
     if n_out:
-        notes.append(f"within participants: {n_out} whose parts to train on would not hold two blocks of each type")
+        notes.append(f"within participants: {n_out} whose training parts would not have two blocks of each type")
     if not designs:
-        raise InputError(f"Blocks of {target.name} cannot be divided: {'; '.join(notes)}.")
+        raise InputError(f"Blocks of {target.name} cannot be split: {'; '.join(notes)}.")
     return designs, notes
 
 

@@ -1,4 +1,4 @@
-"""Write the embeddings of an output directory as one table: ``bids_semantoks-export OUT_DIR FILE``."""
+"""Export the embeddings of an output directory as one table: ``bids_semantoks-export OUT_DIR FILE``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bids_semantoks.runtime.logs import open_missing_streams
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write the table that the options name, and print what it holds. Raises SemantoksError as `load_outputs`."""
+    """Write the requested table and print a summary. Raises SemantoksError as `load_outputs`."""
     # pandas would slow down --help.
     from bids_semantoks.analyses.output_frames import add_phenotypes
     from bids_semantoks.exchange.cohort_tables import check_format, write_cohort_table
@@ -25,9 +25,9 @@ def export(options: argparse.Namespace) -> None:
     path: Path = options.file
     check_format(path, as_list=options.as_list)
     if options.columns and not options.phenotype:
-        raise ConfigurationError("--columns names columns of --phenotype, which is missing.")
+        raise ConfigurationError("--columns requires --phenotype.")
     if path.exists() and not options.overwrite:
-        raise ConfigurationError(f"{path} exists.", hint="Name another file, or give --overwrite.")
+        raise ConfigurationError(f"{path} already exists.", hint="Choose another file, or use --overwrite.")
     frame = load_outputs(
         options.out_dir,
         level=options.level,
@@ -48,22 +48,22 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-export",
-        description="Write the embeddings of an output directory as one table: labels, quality, phenotypes and "
-        "dimensions (float32), with the encoder, settings and versions in its metadata.",
-        epilog="Parquet needs the extra bids_semantoks[parquet].",
+        description="Export the embeddings of an output directory as one table: labels, quality, phenotypes and "
+        "dimensions (float32), with encoder, settings and versions as metadata.",
+        epilog="Parquet requires the optional dependencies bids_semantoks[parquet].",
     )
-    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="output directory of participant calls")
-    parser.add_argument("file", metavar="FILE", type=Path, help="where to: .parquet, .npz or .csv")
+    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="output directory of the participant level")
+    parser.add_argument("file", metavar="FILE", type=Path, help="output file: .parquet, .npz or .csv")
     parser.add_argument(
         "--level", choices=("participant", "session", "run", "window"), default="participant", help="[participant]"
     )
-    parser.add_argument("--model", metavar="NAME", help="encoder; needed where there are several")
+    parser.add_argument("--model", metavar="NAME", help="encoder; required if there are several")
     atlas = SignalsConfig().atlas
     parser.add_argument(
-        "--atlas", metavar="NAME", default=atlas, help=f"atlas, needed where there are several [{atlas}]"
+        "--atlas", metavar="NAME", default=atlas, help=f"atlas; required if there are several [{atlas}]"
     )
-    parser.add_argument("--space", metavar="NAME", help="needed where there are several")
-    parser.add_argument("--phenotype", metavar="FILE", type=Path, help="table, or dataset, with columns to add")
+    parser.add_argument("--space", metavar="NAME", help="space; required if there are several")
+    parser.add_argument("--phenotype", metavar="FILE", type=Path, help="table or dataset with columns to add")
     parser.add_argument("--columns", metavar="NAME", nargs="+", default=[], help="columns of --phenotype [all]")
     usual = EmbeddingConfig().min_kept
     parser.add_argument(
@@ -71,10 +71,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         type=float,
         default=usual,
-        help=f"windows with less kept data count only where there are no better ones; 0 weighs all alike [{usual}]",
+        help=f"exclude windows with less kept data if there are better ones; 0 weights all alike [{usual}]",
     )
     parser.add_argument("--as-list", action="store_true", help="Parquet: one list column instead of one per dimension")
-    parser.add_argument("--raw", action="store_true", help="CSV: leave text that a spreadsheet would run as a formula")
+    parser.add_argument(
+        "--raw", action="store_true", help="CSV: do not escape text that a spreadsheet would interpret as a formula"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     return parser
 

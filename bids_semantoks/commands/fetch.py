@@ -147,7 +147,7 @@ def _fetch_weights(directory: Path, model: str) -> list[Path]:
 
 
 def _list_addresses(name: str, space: str) -> Iterator[tuple[str, Pin]]:
-    """List where the files of an atlas for a space are published: those of the recipe that is tried first."""
+    """List the addresses of the files of an atlas for a space, from the recipe that is tried first."""
     from bids_semantoks.atlases.registry import load_entry
     from bids_semantoks.atlases.transforms import join_cohort, load_published, name_transform
 
@@ -161,7 +161,7 @@ def _list_addresses(name: str, space: str) -> Iterator[tuple[str, Pin]]:
             yield from ((one.address, one.pin) for one in recipe)
             yield from ((f"{TEMPLATEFLOW_SERVER}/{one}", published[one]) for one in sorted(warped))
             return
-    LOG.info("%s for %s is part of this program, or is not published by itself.", name, space)
+    LOG.info("%s for %s is included in this package or not available as a separate download.", name, space)
 
 
 def _list_weights(model: str) -> Iterator[tuple[str, Pin]]:
@@ -174,7 +174,7 @@ def _list_weights(model: str) -> Iterator[tuple[str, Pin]]:
 
 
 def _print_addresses(options: argparse.Namespace, atlases: Sequence[str], models: Sequence[str]) -> None:
-    """Print address, size and checksum of each file, where they are known before it is fetched."""
+    """Print address, size and checksum of each file, if known before the download."""
     found = [one for name in atlases for space in options.space for one in _list_addresses(name, space)]
     found += [one for model in models for one in _list_weights(model)]
     for address, pin in dict(found).items():
@@ -228,7 +228,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _list_seeds(models: Sequence[str]) -> list[str]:
-    """List the encoders of other seeds beside the published one among `models`. Raises ModelError if it is not."""
+    """List the encoders of other seeds of the published one, which must be among `models`: ModelError otherwise."""
     from bids_semantoks.models.hub import AUTHORS_REPOSITORY, AUTHORS_SEEDS, parse_repository
 
     asked = [parse_repository(model) for model in models]

@@ -1,4 +1,4 @@
-"""Turn arrays and tables of parcel series into a BIDS dataset: ``bids_semantoks-import FILES OUT``."""
+"""Convert arrays and tables of parcel series to a BIDS dataset: ``bids_semantoks-import FILES OUT``."""
 
 from __future__ import annotations
 
@@ -39,33 +39,40 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-import",
-        description="Turn arrays and tables of parcel series (.npy, .npz, .mat, .csv, .tsv, .txt, .1D; one file per "
-        "run, or one stack of all participants) into a BIDS dataset that bids_semantoks reads.",
+        description="Convert arrays and tables of parcel series (.npy, .npz, .mat, .csv, .tsv, .txt, .1D; one file per "
+        "run, or one stack of all participants) to a BIDS dataset for bids_semantoks.",
     )
     parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help="series of one run, or a stack")
     parser.add_argument("out", metavar="OUT", type=Path, help="new or empty folder of the dataset")
-    parser.add_argument("--repetition-time", metavar="SECONDS", type=float, required=True, help="of the series")
+    parser.add_argument(
+        "--repetition-time", metavar="SECONDS", type=float, required=True, help="repetition time of the series"
+    )
     parser.add_argument(
         "--atlas",
         metavar="NAME_OR_TABLE",
         required=True,
-        help="order of the parcels: Schaefer400-7Networks and others that ship with this package, or a table (index, "
+        help="order of the parcels: Schaefer400-7Networks or others shipped with this package, or a table (index, "
         "label, network_label)",
     )
     parser.add_argument(
-        "--table", metavar="FILE", type=Path, help="participants (TSV or CSV); its rows name those of a stack"
+        "--table",
+        metavar="FILE",
+        type=Path,
+        help="participants table (TSV or CSV); its rows label the participants of a stack",
     )
     parser.add_argument(
         "--pattern",
         metavar="TEXT",
         default="",
-        help="how file names are made, such as '*_{sub}_{ses}_rois.csv' [names with sub-LABEL]",
+        help="pattern of file names, e.g. '*_{sub}_{ses}_rois.csv' [names with sub-LABEL]",
     )
-    parser.add_argument("--variable", metavar="NAME", default="", help="array in .npz and .mat [the only one]")
     parser.add_argument(
-        "--volumes", choices=("rows", "columns"), help="where volumes are [the axis that is not the parcels]"
+        "--variable", metavar="NAME", default="", help="name of the array in .npz and .mat files [the only one]"
     )
-    parser.add_argument("--task", metavar="LABEL", default="rest", help="where names do not say it [rest]")
+    parser.add_argument(
+        "--volumes", choices=("rows", "columns"), help="axis of the volumes [the one that does not match the parcels]"
+    )
+    parser.add_argument("--task", metavar="LABEL", default="rest", help="task label if file names have none [rest]")
     return parser
 
 

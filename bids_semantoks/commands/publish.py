@@ -17,7 +17,7 @@ from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.runtime.downloads import is_offline
 from bids_semantoks.runtime.logs import open_missing_streams
 
-#: What is published besides the weights: how the training went.
+#: Files to publish in addition to the weights: the course of the training.
 _BESIDE: Final = ("training_log.tsv", "training_log.json", "figures")
 
 
@@ -26,8 +26,8 @@ def publish(
 ) -> None:
     """Write the files to publish of an encoder that was pretrained with this program, without its list of participants.
 
-    The folder gets its name once it is complete. Raises ModelError where `encoder` is none of ours or damaged,
-    ConfigurationError where `out_dir` exists, or licence or terms are missing.
+    The folder gets its name once it is complete. Raises ModelError if `encoder` is not ours or damaged,
+    ConfigurationError if `out_dir` exists, or if licence or terms are missing.
     """
     # torch would slow down --help.
     from bids_semantoks.files import hash_file, read_object, write_json
@@ -39,21 +39,22 @@ def publish(
 
     name = parse_repository(repository)
     if name != HubName(repository):
-        raise ConfigurationError(f"{repository} names no repository of the hub: expected ORG/NAME.")
+        raise ConfigurationError(f"{repository} is not a repository on the hub: expected ORG/NAME.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license_id):
         raise ConfigurationError(
-            f"--license {license_id!r}: expected an identifier of the hub, such as cc-by-nc-4.0, apache-2.0 or other."
+            f"--license {license_id!r}: expected a licence identifier of the hub, such as cc-by-nc-4.0, apache-2.0 or "
+            "other."
         )
     if not data_terms.strip():
         raise ConfigurationError(
             "--data-terms is empty.",
-            hint="Say which data the weights derive from, and that their terms of use allow publishing them.",
+            hint="State which data the weights derive from, and that their terms of use permit publication.",
         )
     if not (encoder / CONFIG_FILE).is_file():
-        raise ModelError(f"{encoder} has no {CONFIG_FILE}: expected a folder that --pretrain wrote.")
+        raise ModelError(f"{encoder} has no {CONFIG_FILE}: expected a folder written by --pretrain.")
     load_encoder(str(encoder))
     if out_dir.exists():
-        raise ConfigurationError(f"{out_dir} exists.", hint="Remove it, or name another folder with --out.")
+        raise ConfigurationError(f"{out_dir} already exists.", hint="Remove it, or choose another folder with --out.")
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
@@ -82,7 +83,7 @@ def publish(
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> str:
-    """Upload a prepared folder and return its address. Raises ResourceError where the hub does not take it."""
+    """Upload a prepared folder and return its address. Raises ResourceError if the hub rejects it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -95,7 +96,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         raise ResourceError(
             f"{repository} was not uploaded: {str(error).strip():.300}.",
-            hint=f"Log in with a token that may write (hf auth login); {folder} stays as it is.",
+            hint=f"Log in with a write token (hf auth login); {folder} is unchanged.",
         ) from error
 
 
@@ -110,7 +111,7 @@ def _publish(options: argparse.Namespace) -> None:
             data_terms=options.data_terms,
             datasets=options.dataset,
         )
-    print(f"Prepared in {show_hidden(str(out_dir))}; read its README.md before it is shared.")
+    print(f"Prepared in {show_hidden(str(out_dir))}; check its README.md before sharing it.")
     if options.upload:
         print(f"Uploaded: {show_hidden(upload(out_dir, options.repository, private=not options.public))}")
 
@@ -119,23 +120,23 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of this program's arguments."""
     parser = LegibleParser(
         prog="bids_semantoks-publish",
-        description="Prepare an encoder that you pretrained for the Hugging Face hub: weights, configuration without "
-        "the list of participants, training log and a model card.",
-        epilog="No licence is assumed: the weights derive from data whose terms (UK Biobank, ABCD and HCP have them) "
-        "decide whether they may be shared.",
+        description="Prepare a pretrained encoder for the Hugging Face Hub: weights, configuration without "
+        "the list of participants, training log and model card.",
+        epilog="No licence is assumed: the terms of use of the training data (e.g. UK Biobank, ABCD, HCP) determine "
+        "whether the weights may be shared.",
     )
-    parser.add_argument("encoder", metavar="ENCODER", type=Path, help="folder that --pretrain wrote")
-    parser.add_argument("repository", metavar="ORG/NAME", help="where it will be on the hub")
-    parser.add_argument("--license", metavar="ID", required=True, help="of the weights, such as cc-by-nc-4.0")
+    parser.add_argument("encoder", metavar="ENCODER", type=Path, help="folder written by --pretrain")
+    parser.add_argument("repository", metavar="ORG/NAME", help="repository on the hub")
+    parser.add_argument("--license", metavar="ID", required=True, help="licence of the weights, e.g. cc-by-nc-4.0")
     parser.add_argument(
         "--data-terms",
         metavar="TEXT",
         required=True,
-        help="which data the weights derive from, and what in their terms of use allows publishing them",
+        help="data the weights derive from, and the terms of use that permit their publication",
     )
-    parser.add_argument("--dataset", metavar="NAME", nargs="+", default=[], help="training data that are on the hub")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="folder to write [./NAME]")
-    parser.add_argument("--upload", action="store_true", help="upload the folder, also one prepared before")
+    parser.add_argument("--dataset", metavar="NAME", nargs="+", default=[], help="training datasets on the hub")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="output folder [./NAME]")
+    parser.add_argument("--upload", action="store_true", help="upload the folder, including one prepared earlier")
     parser.add_argument("--public", action="store_true", help="make a new repository public [private]")
     return parser
 

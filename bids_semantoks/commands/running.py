@@ -1,4 +1,4 @@
-"""How the commands beside the BIDS App end: an error becomes one line and an exit code."""
+"""Error handling of the additional commands: an error becomes one line and an exit code."""
 
 from __future__ import annotations
 

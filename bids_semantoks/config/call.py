@@ -71,7 +71,7 @@ class SelectionConfig:
     derivatives: tuple[str, ...] = option(
         (),
         "Derivative dataset to read, as PATH or NAME=PATH, if BIDS_DIR is a raw dataset; at the group level, "
-        "NAME=OUT_DIR of another preparation of the same people, probed on the same splits.",
+        "NAME=OUT_DIR of another preparation of the same participants, probed on the same splits.",
         metavar="PATH...",
         aliases=("-d",),
     )

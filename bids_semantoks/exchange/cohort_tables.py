@@ -1,4 +1,4 @@
-"""Write the table of a cohort for other programs: Parquet, NumPy or CSV. N rows, D dimensions of the embedding."""
+"""Write a cohort table for other programs: Parquet, NumPy or CSV. N rows, D dimensions of the embedding."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ FORMATS: Final = (".parquet", ".npz", ".csv")
 #: Column of all dimensions in one, in Parquet and NumPy files.
 _EMBEDDING: Final = "embedding"
 
-#: Text that spreadsheets would run as a formula.
+#: Text that spreadsheets would interpret as a formula.
 _FORMULA: Final = re.compile(r"[=+\-@\t\r]")
 
 
 def check_format(path: Path, *, as_list: bool) -> None:
-    """Check before any work that a table can be written to `path`.
+    """Check in advance that a table can be written to `path`.
 
-    Raises ConfigurationError for other endings, or for `as_list` with CSV; ResourceError where pyarrow is needed and
+    Raises ConfigurationError for other endings, or for `as_list` with CSV; ResourceError if pyarrow is required but
     not installed.
     """
     if path.suffix not in FORMATS:
-        raise ConfigurationError(f"{path} ends in {path.suffix or 'nothing'}; expected {', '.join(FORMATS)}.")
+        raise ConfigurationError(f"{path} has the extension {path.suffix or '(none)'}; expected {', '.join(FORMATS)}.")
     if as_list and path.suffix != ".parquet":
-        raise ConfigurationError(f"{path}: only Parquet files can hold the embedding as one list column.")
+        raise ConfigurationError(f"{path}: only Parquet files support the embedding as one list column.")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401 - an extra
         except ImportError as error:
             raise ResourceError(
-                "Parquet files need pyarrow, which is not installed.",
+                "Parquet files require pyarrow, which is not installed.",
                 hint="Install bids_semantoks[parquet], or export to .npz or .csv.",
             ) from error
 
@@ -49,10 +49,10 @@ def check_format(path: Path, *, as_list: bool) -> None:
 def write_cohort_table(frame: pd.DataFrame, path: Path, *, as_list: bool = False, is_raw: bool = False) -> None:
     """Write a table of `load_outputs` atomically in the format of its ending, dimensions as float32.
 
-    What its ``attrs`` say of encoder, settings and versions goes into the metadata of a Parquet file, from which pandas
-    restores it, into the array ``provenance`` (JSON) of an NPZ file, and into a JSON file beside a CSV file. `as_list`
-    joins the dimensions in one column. Text in CSV that a spreadsheet would run as a formula gets a leading apostrophe,
-    unless `is_raw`.
+    Its ``attrs`` (encoder, settings, versions) are written to the metadata of a Parquet file, from which pandas
+    restores them, to the array ``provenance`` (JSON) of an NPZ file, or to a JSON file next to a CSV file. `as_list`
+    joins the dimensions in one column. CSV text that a spreadsheet would interpret as a formula gets a leading
+    apostrophe, unless `is_raw`.
     """
     place = list(frame.columns).index("dim0001")
     labels, vectors = frame.iloc[:, :place], frame.iloc[:, place:].to_numpy(dtype=np.float32)
@@ -90,9 +90,9 @@ def _write_parquet(
     else:
         for name, values in zip(names, vectors.T, strict=True):
             table = table.append_column(name, pyarrow.array(np.ascontiguousarray(values)))
-    # The key from which pandas restores what `probe` needs.
+    # The key from which pandas restores the attributes that `probe` needs.
     metadata = {b"PANDAS_ATTRS": json.dumps(provenance).encode()}
-    # A dictionary or statistics of floats that are all different only cost time and room.
+    # Dictionaries and statistics of distinct floats only cost time and space.
     parquet.write_table(
         table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata}),
         file,
@@ -107,13 +107,14 @@ def _is_text(column: pd.Series[Any]) -> bool:
 
 
 def _format_text(labels: pd.DataFrame) -> pd.DataFrame:
-    """Format what is no number as in the tables of the group level: n/a where missing, lists in JSON."""
+    """Format non-numeric values as in the tables of the group level: n/a if missing, lists in JSON."""
     text = {name: column for name, column in labels.items() if _is_text(column)}
     return labels.assign(**{str(name): [format_cell(format_value(cell)) for cell in text[name]] for name in text})
 
 
 def _defuse(labels: pd.DataFrame) -> pd.DataFrame:
-    """Put an apostrophe before text, headers included, that a spreadsheet would run as a formula; numbers stay."""
+    """Prefix text (and headers) that a spreadsheet would interpret as a formula with an apostrophe; numbers are
+    kept."""
     text = {name: column for name, column in labels.items() if _is_text(column)}
     table = labels.assign(**{str(name): [_defuse_cell(cell) for cell in text[name]] for name in text})
     return table.rename(columns=_defuse_cell)

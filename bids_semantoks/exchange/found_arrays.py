@@ -1,4 +1,4 @@
-"""Series as they lie around: one file a person, or one stack of all. T volumes, P parcels, N people."""
+"""Read series from arbitrary files: one file per run, or one stack. T volumes, P parcels, N participants."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from bids_semantoks.signals.series_tables import read_columns
 _TABLES: Final = (".csv", ".tsv", ".txt", ".1D")
 _ARRAYS: Final = (".npy", ".npz", ".mat")
 
-#: Names under which archives keep the labels of people beside a stack.
+#: Names of the variables in archives with the participant labels of a stack.
 _ID_NAMES: Final = ("participant_id", "participants", "subjects", "subject_id", "ids")
 
 _FIELDS: Final = ("sub", "ses", "task", "acq", "run")
 
 
 class FoundSeries(NamedTuple):
-    """Series of one run as found, before anything says which axis is time."""
+    """Series of one run as found, before it is known which axis is time."""
 
-    where: str  # for messages: file, and place in it
-    labels: dict[str, str]  # BIDS entities; without sub where nothing names the person
-    columns: tuple[str, ...]  # names of parcels; empty where there are none
+    where: str  # for messages: file, and position in it
+    labels: dict[str, str]  # BIDS entities; without sub if the participant is unknown
+    columns: tuple[str, ...]  # parcel names; empty if there are none
     values: Floats  # (T, P), or (P, T) where there are no names
-    number: int = 0  # place in a stack, from 0
+    number: int = 0  # position in a stack, from 0
     n_people: int = 0  # of the stack
 
 
 def find_series(paths: Sequence[Path], *, pattern: str, variable: str) -> Iterator[FoundSeries]:
-    """Read the series of files one by one: tables, arrays of two dimensions, or the people of a stack of three.
+    """Read the series of files one by one: tables, 2-D arrays, or the participants of a 3-D stack.
 
     `pattern` reads labels from file names, such as ``*_{sub}_rois.csv``; empty for names in BIDS form. `variable` names
-    the array of an archive that has several. Raises InputError for what cannot be read or could be meant in two ways.
+    the array of an archive that has several. Raises InputError for unreadable or ambiguous files.
     """
     for path in paths:
         if path.suffix in _TABLES:
@@ -56,11 +56,11 @@ def find_series(paths: Sequence[Path], *, pattern: str, variable: str) -> Iterat
             yield from _split(path, *_load(path, variable), pattern)
         else:
             known = ", ".join((*_TABLES, *_ARRAYS))
-            raise InputError(f"{path} ends in {path.suffix or 'nothing'}; expected {known}.")
+            raise InputError(f"{path} has the extension {path.suffix or '(none)'}; expected {known}.")
 
 
 def _load(path: Path, variable: str) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """Load the array of a file, and the other arrays beside it by name."""
+    """Load the array of a file, and the other arrays in it by name."""
     try:
         if path.suffix == ".npy":
             return read_array(path), {}
@@ -68,14 +68,14 @@ def _load(path: Path, variable: str) -> tuple[Any, dict[str, NDArray[Any]]]:
     except (OSError, ValueError, NotImplementedError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read: {error!s:.100}.") from error
     series = [name for name, value in arrays.items() if value.ndim in (2, 3) and min(value.shape) > 1]
-    # A cell of MATLAB has a series for each person.
+    # A MATLAB cell array has one series per participant.
     series += [name for name, value in arrays.items() if value.dtype == object and value.ndim == 1]
     if variable and variable not in arrays:
         raise InputError(f"{path} has no variable {variable}: found {', '.join(arrays) or 'none'}.")
     if not variable and len(series) != 1:
         raise InputError(
             f"{path} has {len(series)} variables that could be series: {name_some(series) or 'none'}.",
-            hint="Name one: --variable NAME.",
+            hint="Choose one with --variable NAME.",
         )
     return arrays.pop(variable or series[0]), arrays
 
@@ -109,10 +109,12 @@ def _split(path: Path, array: Any, beside: dict[str, NDArray[Any]], pattern: str
         yield FoundSeries(str(path), _read_labels(path, pattern), (), _check(array, str(path)))
         return
     if array.dtype != object and array.ndim != 3:
-        raise InputError(f"{path} holds an array {array.shape} of {array.dtype}; expected two or three dimensions.")
+        raise InputError(
+            f"{path} has an array of shape {array.shape} and type {array.dtype}; expected two or three dimensions."
+        )
     ids = next((beside[name].ravel() for name in _ID_NAMES if name in beside), np.empty(0))
     if ids.size and ids.size != len(array):
-        raise InputError(f"{path} has series of {len(array)} people, but {ids.size} labels of them.")
+        raise InputError(f"{path} has series of {len(array)} participants, but {ids.size} labels.")
     for number, values in enumerate(array):
         where = f"{path}, person {number + 1}"
         labels = {"sub": re.sub(r"[^A-Za-z0-9]", "", str(ids[number]).removeprefix("sub-"))} if ids.size else {}
@@ -121,25 +123,27 @@ def _split(path: Path, array: Any, beside: dict[str, NDArray[Any]], pattern: str
 
 def _check(values: Any, where: str) -> Floats:
     if values.ndim != 2 or not values.size or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
-        raise InputError(f"{where} holds {values.shape} of {values.dtype}; expected real numbers, volumes x parcels.")
+        raise InputError(
+            f"{where} has shape {values.shape} and type {values.dtype}; expected real numbers, volumes x parcels."
+        )
     if np.isinf(numbers := np.asarray(values, dtype=np.float64)).any():
-        raise InputError(f"{where} holds infinite values.", hint="Write NaN where values are missing.")
+        raise InputError(f"{where} contains infinite values.", hint="Use NaN for missing values.")
     return numbers
 
 
 def _read_labels(path: Path, pattern: str) -> dict[str, str]:
-    """Read the labels of a person and run from the name of a file."""
+    """Read the labels of participant and run from a file name."""
     if not pattern:
         labels = {key: value for key, value in parse_entities(path.name).items() if key in _FIELDS}
         if "sub" not in labels:
             raise InputError(
-                f"Nothing in the name {path.name} says whose series these are: expected sub-LABEL.",
-                hint="Describe the names: --pattern '*_{sub}_rois.csv'.",
+                f"The file name {path.name} has no participant label: expected sub-LABEL.",
+                hint="Describe the file names with --pattern '*_{sub}_rois.csv'.",
             )
         return labels
     match = re.fullmatch(_compile(pattern), path.name)
     if match is None:
-        raise InputError(f"The name {path.name} does not fit --pattern {pattern}.")
+        raise InputError(f"The file name {path.name} does not match --pattern {pattern}.")
     return {key: value for key, value in match.groupdict().items() if value}
 
 

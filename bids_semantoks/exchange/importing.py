@@ -38,16 +38,16 @@ def import_series(
 ) -> int:
     """Write series as a parcellated derivative dataset, which gets its name once it is complete; return how many runs.
 
-    `repetition_time` is in seconds. `atlas` names the columns where files do not: an order that ships with this package
-    or the path of a table (index, label, network_label). `table` becomes participants.tsv, and names the people of a
-    stack by its rows. `volumes` says whether they are ``rows`` or ``columns``; else the number of parcels must tell.
-    Raises InputError for what cannot be read, is missing or could be meant in two ways; AtlasError for the atlas;
-    ConfigurationError where `out_dir` has files.
+    `repetition_time` is in seconds. `atlas` names the columns if the files do not: an order shipped with this package
+    or the path of a table (index, label, network_label). `table` becomes participants.tsv, and its rows label the
+    participants of a stack. `volumes` is ``rows`` or ``columns``; otherwise the number of parcels must determine it.
+    Raises InputError for unreadable, missing or ambiguous data; AtlasError for the atlas;
+    ConfigurationError if `out_dir` has files.
     """
     if repetition_time <= 0 or not np.isfinite(repetition_time):
         raise ConfigurationError(f"--repetition-time is {repetition_time:g}; expected seconds above 0.")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ConfigurationError(f"{out_dir} exists and is not an empty folder.", hint="Name another.")
+        raise ConfigurationError(f"{out_dir} exists and is not an empty folder.", hint="Choose another folder.")
     label, parcels, networks = _load_parcels(atlas)
     people = read_phenotype_table(table, ("participant_id", "subject_id", "id")) if table else None
     out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,8 @@ def import_series(
             stem = "_".join(f"{key}-{value}" for key, value in sort_entities(labels.items()))
             if stem in written:
                 raise InputError(
-                    f"{one.where} and {written[stem]} are both {stem}.",
-                    hint="Let --pattern tell them apart: {ses}, {run}.",
+                    f"{one.where} and {written[stem]} have the same output name {stem}.",
+                    hint="Distinguish them with --pattern: {ses}, {run}.",
                 )
             written[stem] = one.where
             session = f"/ses-{labels['ses']}" if "ses" in labels else ""
@@ -69,7 +69,7 @@ def import_series(
             timing = {"RepetitionTime": repetition_time, "SamplingFrequency": 1 / repetition_time}
             write_json(path.with_suffix(".json"), timing)
         if not written:
-            raise InputError("There are no series to import.")
+            raise InputError("No series to import.")
         keys = {(one.get("sub", ""), one.get("ses", "")) for one in map(parse_entities, written)}
         _write_dataset(partial, label, parcels, networks, people, keys)
         partial.chmod(0o755)
@@ -88,27 +88,27 @@ def _load_parcels(atlas: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         return build_label(path.name.partition(".")[0]), table.parcels, table.networks
     if path.suffix or len(path.parts) > 1:
         raise AtlasError(
-            f"There is no table {atlas}.",
-            hint=f"Give one (index, label, network_label), or {', '.join(list_orders())}.",
+            f"Table {atlas} not found.",
+            hint=f"Give a table (index, label, network_label), or {', '.join(list_orders())}.",
         )
     return format_label(atlas.partition("-")[0]), load_order(atlas), ()
 
 
 def _name_people(found: Iterable[FoundSeries], people: Table | None) -> Iterator[FoundSeries]:
-    """Name the people of stacks without labels by the rows of the table, else by their place."""
+    """Label the participants of stacks without labels by the rows of the table, else by their position."""
     for one in found:
         if "sub" in one.labels:
             yield one
             continue
         if people and len(people.keys) != one.n_people:
             raise InputError(
-                f"{one.where} is one of {one.n_people}, but {people.path} has {len(people.keys)} rows: who is who "
-                "cannot be told.",
-                hint="Give a table of a row a person in the order of the stack, or an archive with participant_id.",
+                f"The stack of {one.where} has {one.n_people} participants, but {people.path} has {len(people.keys)} "
+                "rows, so they cannot be matched.",
+                hint="Give a table with one row per participant of the stack, or an archive with participant_id.",
             )
         if not one.number:
-            how = f"the rows of {people.path.name}" if people else "their places, from 1"
-            LOGGER.info("The %d people of %s are named by %s.", one.n_people, one.where.rpartition(",")[0], how)
+            how = f"the rows of {people.path.name}" if people else "their position, from 1"
+            LOGGER.info("Labelling the %d participants of %s by %s.", one.n_people, one.where.rpartition(",")[0], how)
         width = max(2, len(str(one.n_people)))
         sub, ses = people.keys[one.number] if people else (f"{one.number + 1:0{width}d}", "")
         labels = {"sub": re.sub(r"[^A-Za-z0-9]", "", sub), "ses": re.sub(r"[^A-Za-z0-9]", "", ses)}
@@ -116,29 +116,27 @@ def _name_people(found: Iterable[FoundSeries], people: Table | None) -> Iterator
 
 
 def _orient(one: FoundSeries, parcels: Sequence[str], atlas: str, volumes: str) -> tuple[tuple[str, ...], Floats]:
-    """Turn series to (T, P) without padding at the end, and name the columns (P,)."""
+    """Orient series as (T, P) without padding at the end, and name the columns (P,)."""
     values = one.values
     shape = f"{one.where} has {values.shape[0]} rows and {values.shape[1]} columns"
     columns = one.columns or tuple(parcels)
     if not set(rename_columns(columns)) & set(rename_columns(parcels)):
-        raise InputError(f"{one.where} has columns such as {columns[0]}, none of which is a parcel of {atlas}.")
+        raise InputError(f"{one.where} has columns such as {columns[0]}, which are not parcels of {atlas}.")
     if not one.columns:
         fits = [axis for axis, size in zip(("columns", "rows"), values.shape, strict=True) if size == len(parcels)]
         axis = volumes or (fits[0] if len(fits) == 1 else "")
         if len(fits) == 2 and not volumes:
-            raise InputError(
-                f"{shape}: which of them are volumes cannot be told.", hint="Give --volumes rows or columns."
-            )
+            raise InputError(f"{shape}: the axis of the volumes is ambiguous.", hint="Use --volumes rows or columns.")
         if axis not in fits:
             raise InputError(
                 f"{shape}, but {atlas} has {len(parcels)} parcels.",
-                hint="Give the atlas that they were made with: --atlas NAME or TABLE.tsv.",
+                hint="Give the atlas of the series: --atlas NAME or TABLE.tsv.",
             )
         values = values.T if axis == "columns" else values
     # Stacks are as long as the longest run.
     held = np.flatnonzero((np.isfinite(values) & (values != 0)).any(axis=1))
     if not held.size:
-        raise InputError(f"{one.where} holds no values.")
+        raise InputError(f"{one.where} contains no values.")
     return columns, values[: held[-1] + 1]
 
 
@@ -155,7 +153,7 @@ def _write_dataset(
     write_json(
         root / "dataset_description.json",
         {
-            "Name": "Imported series of parcels",
+            "Name": "Imported parcel series",
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "bids_semantoks-import", "Version": __version__}],

@@ -1,4 +1,4 @@
-"""The table of the quality of all runs, and its page."""
+"""The quality table of all runs, and its page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Runs that are listed for one reason; the table has all.
+#: Maximum number of runs listed per reason; the table has all.
 _LISTED: Final = 40
 #: Columns that hold text, before the measures.
 _TEXT: Final = {"name": "run", "verdict": "verdict", "why": "why"}
@@ -39,22 +39,22 @@ class Column:
     key: str  # as in group_qc.tsv
     name: str
     style: str = ""  # format of its values; empty for text
-    worse: str = "high"  # on which side the worst values lie
+    worse: str = "high"  # whether high or low values are worse
     has_strip: bool = True
     is_log: bool = False
 
     @property
     def is_text(self) -> bool:
-        """Whether the column holds no numbers."""
+        """Whether the column contains text."""
         return not self.style
 
 
 _COLUMNS: Final = (
     Column(key="mean_fd", name="mean FD (mm)", style=".3f", is_log=True),
-    Column(key="max_fd", name="largest FD (mm)", style=".1f", is_log=True, has_strip=False),
+    Column(key="max_fd", name="maximum FD (mm)", style=".1f", is_log=True, has_strip=False),
     Column(key="mean_fd_filtered", name="mean filtered FD (mm)", style=".3f", is_log=True),
     Column(key="kept_seconds", name="kept (s)", style=".0f", worse="low"),
-    Column(key="scrubbed_share", name="scrubbed share", style=".2f"),
+    Column(key="scrubbed_share", name="share scrubbed", style=".2f"),
     Column(key="coverage", name="coverage", style=".3f", worse="low"),
     Column(key="tsnr", name="temporal SNR", style=".1f", worse="low"),
     Column(key="n_absent_parcels", name="absent parcels", style="d"),
@@ -62,8 +62,8 @@ _COLUMNS: Final = (
     Column(key="repetition_time", name="TR (s)", style=".4g", has_strip=False),
     Column(key="num_volumes", name="volumes", style="d", worse="low", has_strip=False),
     Column(key="input_fit", name="input fit", has_strip=False),
-    Column(key="window_similarity", name="similarity of windows", style=".2f", worse="low"),
-    Column(key="cohort_distance", name="distance to the cohort", style=".2f"),
+    Column(key="window_similarity", name="window similarity", style=".2f", worse="low"),
+    Column(key="cohort_distance", name="distance from cohort", style=".2f"),
     Column(key="n_warnings", name="warnings", style="d", has_strip=False),
 )
 _UNITS: Final = {"mean_fd": " mm", "kept_seconds": " s"}
@@ -75,8 +75,8 @@ _LEVELS: Final = {"use": "", "look": " class=a", "leave out": " class=r"}
 
 
 def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions: Iterable[str]) -> None:
-    """Report on the cohort at the end of a participant call, unless participants were selected: then other calls may be
-    at work on the others, whose files are not for this one. `model` is the encoder's label, None for signals only, and
+    """Report on the cohort at the end of a participant call, unless participants were selected: other calls may then be
+    processing the others. `model` is the encoder's label, None for signals only, and
     `versions` made the runs that this call kept."""
     if config.selection.participant_label or config.selection.exclude_participant_label:
         if others := describe_others(versions):
@@ -88,17 +88,17 @@ def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions:
 
 def report_cohort(out_dir: Path, facts: CallFacts) -> list[Row]:
     """Write ``group_qc.tsv`` and ``group_qc.html`` about all runs in the output directory, and return the rows; nothing
-    without rows. Raises OSError on a full disk, since nothing else says that the table is missing."""
+    without rows. Raises OSError on a full disk, since a missing table would otherwise go unnoticed."""
     rows, has_probes = build_rows(out_dir, facts), (out_dir / "group.html").is_file()
     try:
         path = write_rows(out_dir, rows) if rows else None
         if path and write_page(path.with_suffix(".html"), lambda: render_page(rows, has_probes=has_probes)):
-            LOGGER.info("Quality of %d runs: %s", len(rows), path)
+            LOGGER.info("Wrote the quality of %d runs to %s", len(rows), path)
     except OSError as error:
         if is_full(error):
             raise
-        # The runs are on disk already.
-        LOGGER.warning("The table of quality could not be written: %s.", error)
+        # The runs themselves are already on disk.
+        LOGGER.warning("Could not write the quality table: %s.", error)
     if others := describe_versions(rows):
         LOGGER.warning("%s", others)
     return rows
@@ -113,10 +113,7 @@ def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
     columns = [one for one in _COLUMNS if len({row[one.key] for row in runs if row.get(one.key) is not None}) > 1]
     described = read_column_descriptions("group_qc")
     shown = [Column(key=key, name=name) for key, name in _TEXT.items()] + columns
-    help_texts = {
-        **{key: one["Description"] for key, one in described.items()},
-        "why": "Which measures are beyond a limit.",
-    }
+    help_texts = {**{key: one["Description"] for key, one in described.items()}, "why": "Measures beyond a limit."}
     page = {
         "n_runs": len(runs),
         "n_participants": len({row["participant_id"] for row in rows}),
@@ -139,7 +136,7 @@ def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
 
 
 def find_suffix(names: Sequence[str]) -> str:
-    """Find the end that all names share from ``_space-`` or ``_atlas-`` on, which the page states once."""
+    """Find the common suffix of all names from ``_space-`` or ``_atlas-`` on, which the page shows once."""
     ends = set()
     for name in names:
         places = [name.find(key) for key in ("_space-", "_atlas-") if key in name]
@@ -155,7 +152,7 @@ def _rank(row: Row) -> tuple[Any, ...]:
 
 
 def _count(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Count runs by what they are, each with the level of its badge."""
+    """Count runs by status, each with the level of its badge."""
     counts = {
         ("green", "usable"): sum(row["usable"] for row in rows),
         ("amber", "excluded"): sum(row["status"] == "ok" and not row["usable"] for row in rows),
@@ -168,10 +165,10 @@ def _count(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _describe_constant(runs: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, str]]:
-    """List what all runs share, which needs no column."""
+    """List values that all runs share and that need no column."""
     names = {one.key: one for one in _COLUMNS if one not in columns} | {
         "encoder": Column(key="encoder", name="encoder"),
-        "version": Column(key="version", name="made by version"),
+        "version": Column(key="version", name="bids_semantoks version"),
     }
     found = []
     for key, one in names.items():
@@ -222,7 +219,7 @@ def _link(row: Row) -> str:
 
 
 def _group_reasons(rows: Sequence[Row], suffix: str) -> list[dict[str, Any]]:
-    """Group what is not usable by reason, most frequent first, each with its remedy."""
+    """Group unusable runs by reason, most frequent first, each with its remedy."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if not row["usable"]:
@@ -266,14 +263,14 @@ def _build_lines(runs: Sequence[Row], columns: Sequence[Column], suffix: str) ->
             escape(row["name"].removesuffix(suffix)),
             escape(_explain(row)) if marks or not row["usable"] else "",
         )
-        # Quoted for addresses, a link needs no quotes of HTML.
+        # URL-quoted links need no HTML quotes.
         head = f"<tr><td><a href={_link(row)}>{name}</a><td{_LEVELS[row['verdict']]}>{row['verdict']}<td>{why}"
         lines.append(head + "".join([start + cell for start, cell in zip(starts, cells, strict=True)]))
     return "\n".join(lines)
 
 
 def _mark(row: Row) -> dict[str, str]:
-    """Mark the measures that are beyond a limit or unlike those of other runs, as the value of a class."""
+    """Return the CSS class of measures that are beyond a limit or outliers."""
     marks = dict.fromkeys(row["outliers"], "o")
     for level, columns in (("a", row["amber"]), ("r", row["red"])):
         marks |= {key: f'"{level} o"' if key in row["outliers"] else level for key in columns}
@@ -288,5 +285,5 @@ def _explain(row: Row) -> str:
     unlike = [_NAMES.get(key, key) for key in row["outliers"]]
     parts = [f"excluded: {row['excluded_by']}"] if row.get("excluded_by") else []
     parts += [", ".join(words)] if words else []
-    parts += [f"unlike others: {', '.join(unlike)}"] if unlike else []
+    parts += [f"outlier: {', '.join(unlike)}"] if unlike else []
     return "; ".join(parts)

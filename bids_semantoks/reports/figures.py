@@ -1,4 +1,4 @@
-"""Shared by all figures for papers: style, margins, colours and files.
+"""Shared by all publication figures: style, margins, colours and files.
 
 Shape letters: T volumes, P parcels.
 """
@@ -53,13 +53,13 @@ _STYLE: Final[dict[Any, Any]] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
-    # Dollar signs in column names must not start mathematics.
+    # Dollar signs in column names must not start math mode.
     "text.parse_math": False,
-    # Found automatically, the place of a title costs as much as drawing all ticks.
+    # Placing titles automatically takes as long as drawing all ticks.
     "axes.titley": 1.0,
     "legend.frameon": False,
     "lines.linewidth": 1.0,
-    # Equal data give equal bytes, and text can be searched and edited.
+    # Equal data give equal bytes, and text remains searchable and editable.
     "svg.hashsalt": "bids_semantoks",
     "svg.fonttype": "none",
 }
@@ -69,7 +69,7 @@ _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 def shorten_label(text: str, longest: int) -> str:
     """Shorten a label to `longest` characters (at least 3) with an ellipsis in
-    the middle: names often differ at the end. Fonts have no letters for what `replace_hidden` replaces."""
+    the middle: names often differ at the end. Fonts lack glyphs for characters that `replace_hidden` replaces."""
     text = replace_hidden(text)
     if len(text) <= longest:
         return text
@@ -82,7 +82,7 @@ def use_style() -> Iterator[None]:
     """Apply the style of the reports while the context lasts."""
     import matplotlib as mpl  # noqa: PLC0415 - loading it takes a third of a second
 
-    # One font only, or matplotlib would report each missing one in every figure.
+    # Only one font, or matplotlib would report each missing one in every figure.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with mpl.rc_context(_STYLE):
         yield
@@ -110,7 +110,7 @@ def add_colour_bar(image: AxesImage, axes: Axes, label: str, *, ticks: Sequence[
     bar = figure.colorbar(
         image, cax=figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.13 / width, box.height)), label=label, ticks=ticks
     )
-    # Without edges of their own colour, thin gaps show between the steps.
+    # Without coloured edges, thin gaps appear between the steps.
     if bar.solids is not None:
         bar.solids.set_edgecolor("face")
     bar.outline.set_visible(False)
@@ -127,7 +127,7 @@ def build_colours(name: str) -> Colormap:
 def build_figure_path(out_dir: Path, stem: str, word: str, kind: str) -> Path:
     """Build ``OUT_DIR/sub-L/figures/<stem>_desc-<word>_bold.<kind>``; `word` has letters and digits only."""
     # A stem begins with its participant, as the folder is named.
-    # Up to the next entity: labels may hold underscores.
+    # Up to the next entity: labels may contain underscores.
     return out_dir / re.split(r"_(?=[a-zA-Z]+-)", stem, maxsplit=1)[0] / "figures" / f"{stem}_desc-{word}_bold.{kind}"
 
 
@@ -144,15 +144,15 @@ def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
     except Exception as error:
         if is_full(error):
             raise
-        # A picture must never cost a run, whatever is wrong with it.
+        # A figure must never make a run fail.
         LOGGER.debug("Drawing %s", path, exc_info=True)
-        LOGGER.warning("The figure %s could not be drawn: %s: %s", path.name, type(error).__name__, error)
+        LOGGER.warning("Could not draw figure %s: %s: %s", path.name, type(error).__name__, error)
         return False
     return True
 
 
 def render_png(figure: Figure) -> bytes:
-    """Render a figure as PNG, 200 dots an inch."""
+    """Render a figure as PNG, 200 dots per inch."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
     return buffer.getvalue()
@@ -167,5 +167,5 @@ def render_svg(figure: Figure, **metadata: str | None) -> str:
 
 def embed_svg(text: str) -> str:
     """Turn SVG text into a data URI; percent-encoded, it is a third smaller than in
-    base64, and its ids clash with no other's."""
+    base64, and its ids do not clash."""
     return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"

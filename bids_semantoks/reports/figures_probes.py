@@ -1,4 +1,4 @@
-"""Figures of the group for papers: models, predictions, networks, test-retest, scaling, the map of the embedding."""
+"""Publication figures of the group: models, predictions, networks, test-retest, scaling, the map of the embedding."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_classes(
     """
     figure = start_figure(4.8, 3.9 if roc is None else 8.2)
     margins = build_margins(figure, left=0.95, right=0.2, top=0.3, bottom=0.85)
-    # One above the other: the column beside the scores is narrow.
+    # One above the other: the column next to the scores is narrow.
     axes = figure.subplots(1 if roc is None else 2, 1, squeeze=False, gridspec_kw={**margins, "hspace": 0.35})[:, 0]
     if roc is not None:
         _draw_roc(axes[0], *roc, classes[1])
@@ -120,7 +120,7 @@ def _draw_confusion(axes: Axes, counts: Floats, classes: Sequence[str]) -> None:
 
 
 def draw_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Figure:
-    """Draw charts side by side that share their lines, top to bottom; the line named `encoder` stands out."""
+    """Draw charts side by side with common rows, top to bottom; the row named `encoder` is highlighted."""
     figure, panels = _start_pair(len(names))
     for number, (axes, column) in enumerate(zip(panels, columns, strict=True)):
         axes.axvline(column.reference, color=GREY, linewidth=1, linestyle="--")
@@ -199,7 +199,7 @@ def _draw_gains(axes: Axes, panel: ScalingPanel) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.2)
-    axes.set_xlabel("participants pretrained on")
+    axes.set_xlabel("pretraining participants")
     axes.set_ylabel(f"gain in {panel.label}")
     axes.set_title(shorten_label(panel.title, 44))
 
@@ -234,7 +234,7 @@ def _draw_points(axes: Axes, points: Floats, colouring: Colouring) -> None:
     for i, name in enumerate(names):
         own = np.array([label == name for label in colouring.labels])
         marker = "os^Dv"[(i // len(COLOURS)) % 5]
-        # Legends leave out what begins with an underscore.
+        # Legends omit labels that begin with an underscore.
         shown = f"{' ' if name.startswith('_') else ''}{shorten_label(name, 15)}" if i < _MOST_NAMED else None
         axes.scatter(
             points[own, 0], points[own, 1], color=COLOURS[i % len(COLOURS)], marker=marker, label=shown, **style

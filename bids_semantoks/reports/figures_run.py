@@ -1,4 +1,4 @@
-"""Figures of a run for papers, by matplotlib, from what its page draws: carpet, connectivity, coverage, tokens."""
+"""Publication figures of a run (matplotlib) from its report data: carpet, connectivity, coverage, tokens."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def draw_carpet(data: Mapping[str, Any], sidecar: Mapping[str, Any]) -> Figure:
 def _draw_traces(
     axes: Axes, traces: Mapping[str, Sequence[float | None]], key: str, times: NDArray[np.float64], n_dummy: int
 ) -> None:
-    """Draw what is known of a measure; after denoising on an axis of its own, which is much narrower."""
+    """Draw the available traces of a measure; after denoising on a separate axis, which has a much smaller range."""
     names = [name for name in (key, f"{key}_filtered", f"{key}_before", f"{key}_after") if name in traces]
     words = [name.removeprefix(f"{key}_").replace(key, "measured") for name in names]
     for number, name in enumerate(names):
@@ -160,7 +160,7 @@ def draw_connectivity(data: Mapping[str, Any]) -> Figure:
     if found["median"] is not None:
         right.axvline(found["median"], color=BLUE)
         right.set_title(f"median {found['median']:.2f}", color=BLUE)
-    right.set_xlabel("correlation of two parcels")
+    right.set_xlabel("correlation between parcels")
     right.set_ylabel("pairs")
     return figure
 
@@ -198,7 +198,7 @@ def draw_coverage(data: Mapping[str, Any], paths: OutputPaths, parcels: Sequence
 
 
 def draw_tokens(similarity: Mapping[str, Sequence[Sequence[float]]], rows: Sequence[str]) -> Figure:
-    """Draw how alike the tokens of networks and of windows are."""
+    """Draw the similarities of network tokens and of window tokens."""
     figure = start_figure(10, 4.4)
     margins = build_margins(figure, left=1.2, right=0.9, top=0.3, bottom=0.9)
     panels = figure.subplots(1, len(similarity), squeeze=False, gridspec_kw={**margins, "wspace": 0.5})[0]

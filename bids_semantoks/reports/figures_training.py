@@ -56,7 +56,7 @@ def _start_figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
-    # Dollar signs in names of networks must not start mathematics.
+    # Dollar signs in network names must not start math mode.
     style: dict[Any, Any] = {"svg.hashsalt": "bids_semantoks", "svg.fonttype": "none", "text.parse_math": False}
     with mpl.rc_context(style):
         write_text(path, render_svg(figure))
@@ -104,7 +104,7 @@ def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_t
             linestyle="-" if i < 10 else "--",
         )
     axes.set_xlabel("frequency (Hz)")
-    axes.set_ylabel("gain, relative to the largest")
+    axes.set_ylabel("gain relative to the maximum")
     axes.set_ylim(0, 1.05)
     axes.legend(frameon=False, ncols=2, fontsize="small")
     axes.grid(visible=True, alpha=0.3)

@@ -1,4 +1,4 @@
-"""The part of a phenotype on the group page that says whether encoders add anything to baselines."""
+"""The part of a phenotype on the group page on the added value of encoders over baselines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bids_semantoks.reports.group_report import Section
 
 
 def build_added(stored: ProbeTables, encoder: Any) -> Section | None:
-    """Tabulate what encoders add to connectivity and covariates; None where there is neither."""
+    """Tabulate what encoders add to connectivity and covariates; None if there is neither."""
     rows = stored.find_scores(encoder.phenotype, "added")
     if not rows:
         return None
@@ -27,13 +27,13 @@ def build_added(stored: ProbeTables, encoder: Any) -> Section | None:
     label = METRIC_NAMES[encoder.metric]
     return Section(
         anchor="",
-        title="Does the encoder add anything?",
+        title="Added value of the encoder",
         short="",
         sentences=[
             *describe_added(rows),
-            "Both models predict on their own, and the mean of their predictions is scored on the same folds: values "
-            "as they are, for classes log odds in units of their standard deviation in the training part. The test is "
-            "a corrected resampled t test.",
+            "The predictions of both models are averaged and scored on the same folds: values as they are, classes as "
+            "log odds in units of their standard deviation in the training part. The test is a corrected resampled t "
+            "test.",
         ],
         graphics=[],
         columns=["models", label, f"{label} without the encoder", "added", "p (Holm)"],
@@ -52,12 +52,12 @@ def describe_added(rows: Sequence[Any]) -> list[str]:
 
 
 def name_base(row: Any) -> str:
-    """Name the baseline of a row as readers know it."""
+    """Return the display name of a row's baseline."""
     return str(MODEL_NAMES.get(row.compared_with, row.compared_with))
 
 
 def name_parts(row: Any) -> str:
-    """Name both models of a row as readers know them: ``Pearson connectivity + RandomTiny``."""
+    """Return the display names of both models of a row: ``Pearson connectivity + RandomTiny``."""
     return f"{name_base(row)} + {row.model.removeprefix(f'{row.compared_with} + ')}"
 
 

@@ -30,7 +30,7 @@ _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel mean
 
 
 def _read_extra(out_dir: Path, name: str) -> tuple[DataFrame, dict[str, Any]]:
-    """Read a table, which is empty where the call did not ask for it, and the facts of its sidecar."""
+    """Read a table, which is empty if it was not requested, and the facts in its sidecar."""
     table = read_group_table(out_dir / f"{name}.tsv")
     return table, {} if table.empty else read_json(out_dir / f"{name}.json")["Facts"]
 
@@ -64,14 +64,14 @@ def build_audit_section(out_dir: Path) -> Section | None:
 
 
 def build_block_section(out_dir: Path) -> Section | None:
-    """Describe how well types of task blocks can be told apart; None if no blocks were probed."""
+    """Describe how well types of task blocks can be classified; None if no blocks were probed."""
     table, facts = _read_extra(out_dir, "group_task_blocks")
     if table.empty:
         return None
     types = ", ".join(f"{label} ({count})" for label, count in facts["Types"].items())
     sentences = [
-        f"Blocks of {table['column'].iloc[0]}, of {facts['LongestBlock']:g} s at most, each embedded by "
-        f"{facts['Encoder']['Name']} as one patch while all other patches were masked: {types}."
+        f"Blocks of {table['column'].iloc[0]} (up to {facts['LongestBlock']:g} s), each embedded by "
+        f"{facts['Encoder']['Name']} as one patch with all other patches masked: {types}."
     ]
     if facts["Out"]:
         sentences.append(f"Out: {'; '.join(facts['Out'])}.")
@@ -83,11 +83,11 @@ def build_block_section(out_dir: Path) -> Section | None:
         lines += [_build_block_line(row) for row in rows]
     return Section(
         anchor="blocks",
-        title="Blocks of a task",
+        title="Task blocks",
         short="Blocks",
         sentences=sentences,
         graphics=graphics,
-        columns=["model", "trained", "balanced accuracy", "p", "encoder less this", "its p (Holm)"],
+        columns=["model", "trained", "balanced accuracy", "p", "encoder minus this", "p (Holm)"],
         lines=lines,
     )
 
@@ -96,10 +96,10 @@ def _describe_design(first: Any) -> str:
     """Describe the score of the encoder, the first row, in one design."""
     whom = "other participants" if first.design == "across" else "other blocks of the same participant"
     return (
-        f"Trained on {whom}, {first.model} (block in the first patch) reaches balanced accuracy "
+        f"Trained on {whom}, {first.model} (block in the first patch) reaches a balanced accuracy of "
         f"{format_score(first)} in {first.n_participants} participants, "
         f"{describe_p(first.p_value)} against chance ({format_number(first.chance)}); "
-        f"a fold leaves out {first.folds}."
+        f"each fold holds out {first.folds}."
     )
 
 
@@ -118,7 +118,7 @@ def _show_design(rows: Sequence[Any]) -> Graphic:
     ]
     return show_bars(
         f"{first.design.title()} participants",
-        "Mean over participants of their balanced accuracy, on the same blocks and folds. Parcel means are of the same "
+        "Balanced accuracy, averaged over participants, on the same blocks and folds. Parcel means are from the same "
         "block.",
         bars,
         label="balanced accuracy",
@@ -144,7 +144,7 @@ def _name_block_model(row: Any) -> str:
 
 
 def build_scaling_section(out_dir: Path) -> Section | None:
-    """Describe what encoders gain from more pretraining data; None if no scaling was run."""
+    """Describe the gain of encoders from more pretraining data; None without --scaling."""
     table, facts = _read_extra(out_dir, "group_scaling")
     if table.empty:
         return None
@@ -153,43 +153,43 @@ def build_scaling_section(out_dir: Path) -> Section | None:
     panels = [_build_panel(table, fit) for fit in fits]
     graphic = Graphic(
         title="Gain over random weights",
-        caption="Each dot is an encoder less the random weights that its training started from; thin lines join the "
-        "encoders of a seed. Diamonds are means of a share with their 95 % interval over the participants tested; the "
-        "blue line is fitted over the logarithm of participants.",
+        caption="Dots are encoders minus the random weights from which their training started; thin lines connect the "
+        "encoders of a seed. Diamonds are means per share with their 95 % interval over test participants; the "
+        "blue line is a fit over the logarithm of the number of participants.",
         body=Markup('<div class="panels">{}</div>').format(Markup("").join(map(build_scaling, panels))),
         name="scaling",
         draw=lambda: draw_scaling(panels),
     )
     return Section(
         anchor="scaling",
-        title="More data to pretrain on",
+        title="Scaling of pretraining data",
         short="Scaling",
         sentences=_describe_scaling(facts),
         graphics=[graphic],
-        columns=["phenotype", "participants", "encoders", "score", "gain [over people]", "[over seeds]"],
+        columns=["phenotype", "participants", "encoders", "score", "gain [over participants]", "[over seeds]"],
         lines=_list_scaling(table, facts["Fits"]),
     )
 
 
 def _describe_scaling(facts: dict[str, Any]) -> list[str]:
     sentences = [
-        "The same participants are pretrained and probed on: encoders saw signals of those whom they are tested on, "
-        "though never their phenotypes. Gains may be smaller for people they never saw."
+        "The same participants are used for pretraining and probing: encoders have seen the signals of the test "
+        "participants, though not their phenotypes. Gains may be smaller in other participants."
         if facts["Source"] == "own"
         else f"Pretrained on shares of the {facts['ParticipantsThere']} participants of {facts['Source']}, probed on "
-        "this study's."
+        "those of this study."
     ]
     for fit in facts["Fits"]:
         if fit["Slope"] is None:
-            verdict = "one share, so no slope"
+            verdict = "no slope (only one share)"
         else:
             interval = "" if fit["Low"] is None else f" [{_sign(fit['Low'], 3)}, {_sign(fit['High'], 3)}]"
-            verdict = f"ten times the participants change it by {_sign(fit['Slope'], 3)}{interval}"
+            verdict = f"ten times as many participants change it by {_sign(fit['Slope'], 3)}{interval}"
         metric = METRIC_NAMES[fit["Metric"]]
-        sentences.append(f"{fit['Phenotype']}, gain in {metric} of {fit['Encoders']} encoders: {verdict}.")
+        sentences.append(f"{fit['Phenotype']}, gain in {metric} ({fit['Encoders']} encoders): {verdict}.")
     sentences.append(
-        "A gain is the score of an encoder less that of the random weights which its own training started from, on the "
-        "same people and splits. Intervals of slopes are over encoders, which are all probed on the same people."
+        "The gain is the score of an encoder minus that of the random weights from which its training started, on the "
+        "same participants and splits. Intervals of slopes are over encoders, all probed on the same participants."
     )
     return sentences
 

@@ -41,8 +41,8 @@ _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept da
 
 
 def redraw_group_page(config: AppConfig) -> int:
-    """Redraw the pages of the group from the output directory alone and return the number of pages written: that of
-    quality, and that of probes if there were any; InputError if there are neither."""
+    """Regenerate the group pages from the output directory alone and return their number: the quality page, and the
+    probe page if there are probes; InputError if there is neither."""
     out_dir = config.out_dir
     left_out = find_excluded(out_dir, config.selection) or read_excluded(out_dir)
     rows = report_cohort(out_dir, CallFacts(roots=find_roots(config.bids_dir), left_out=left_out))
@@ -75,7 +75,7 @@ def draw_stored_page(config: AppConfig) -> Path:
 
 def draw_group_page(config: AppConfig, stored: ProbeTables) -> Path:
     """Write ``OUT_DIR/group.html`` from the tables of probes, and those of blocks and scaling in the output dataset;
-    with --figures also the figures for papers."""
+    with --figures also the publication figures."""
     out_dir, figures = config.out_dir, config.running.figures
     return write_group_page(out_dir, lambda: build_group_page(stored, out_dir), figures=figures)
 
@@ -99,7 +99,7 @@ def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
     """Count the runs without an embedding by reason (from ``group_status.tsv``): one overview line, or none."""
     path = out_dir / "group_status.tsv"
     rows = read_rows(path) if path.is_file() else []
-    # A status without an encoder belongs to the signals: all that a run has if it was never embedded.
+    # A status without an encoder is that of the signals, the only one of runs that were never embedded.
     own = [row for row in rows if "_desc-" not in row["run"] or row["run"].endswith(f"_desc-{model}")]
     counts = Counter((row["status"], row["reason"]) for row in own if row["status"] != "ok")
     if not counts:
@@ -108,11 +108,11 @@ def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
         f"{count} {status} ({'no reason' if reason in ('', 'n/a') else reason.replace('_', ' ')})"
         for (status, reason), count in sorted(counts.items())
     )
-    return [("runs left out", f"{reasons}; see the status of all runs")]
+    return [("excluded runs", f"{reasons}; see the status of all runs")]
 
 
 def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
-    """Describe how well motion and site can be predicted from the embeddings, or why this was not measured."""
+    """Describe how well motion and site can be predicted from the embeddings, or why this is unknown."""
     scores = stored.scores
     rows: list[Any] = list(scores[(scores["role"] == "leakage") & scores["metric"].isin(["r", "auroc"])].itertuples())
     sentences, bars = [], []
@@ -124,7 +124,7 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
             f"{what[:1].upper()}{what[1:]} from the embeddings{removed}, {METRIC_NAMES[row.metric]} "
             f"{format_score(row)}: {describe_verdict(row)}{test}."
         )
-        # Both metrics are rescaled to 0 for chance and 1 for perfect, so that they share one axis.
+        # Both metrics are rescaled to 0 (chance) to 1 (perfect) to share one axis.
         factor, shift = (2, -1) if row.metric == "auroc" else (1, 0)
         bars.append(
             Bar(
@@ -137,22 +137,18 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
             )
         )
     if not any(row.phenotype == "mean_fd" for row in rows):
-        sentences.append("Motion could not be predicted: its sidecars give no framewise displacement that varies.")
+        sentences.append("Motion was not predicted: framewise displacement is missing or constant in the sidecars.")
     if all(row.phenotype == "mean_fd" for row in rows):
-        sentences.append("Site could not be predicted: no column names two sites with five participants each.")
+        sentences.append("Site was not predicted: no column has two sites with at least five participants each.")
     section = Section(
-        anchor="leakage",
-        title="What embeddings know of motion and site",
-        short="Leakage",
-        sentences=sentences,
-        graphics=[],
+        anchor="leakage", title="Leakage of motion and site", short="Leakage", sentences=sentences, graphics=[]
     )
     if not bars:
         return section
     graphic = show_bars(
         "Leakage",
-        "How well motion and site are predicted from the embeddings, from 0 (chance) to 1 (perfect): r for motion, "
-        "2 AUROC - 1 for site. What embeddings know of these can stand in for a phenotype that goes with them.",
+        "How well motion and site can be predicted from the embeddings, from 0 (chance) to 1 (perfect): r for motion, "
+        "2 AUROC - 1 for site. A phenotype that correlates with them can be predicted through them.",
         bars,
         label="predictability",
         chance=0.0,
@@ -171,8 +167,8 @@ def build_map_section(stored: ProbeTables, _: Path) -> Section | None:
     has_sessions = bool((table["session_id"] != "").any())
     what = "session of a participant" if has_sessions else "participant"
     caption = (
-        f"Mean embedding of each {what} on the two axes along which they differ most (principal components, each "
-        "dimension scaled). Colours that separate show what embeddings are mostly about; site and motion should not."
+        f"Mean embedding of each {what} on the first two principal components (scaled dimensions). Variables whose "
+        "colours separate dominate the embeddings; site and motion should not."
     )
     if not colourings:
         return None
@@ -197,7 +193,7 @@ def build_map_section(stored: ProbeTables, _: Path) -> Section | None:
 def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
     """Keep the variables that vary (or all with any value, if none does) and rename them for display.
 
-    Kept data are shown only where motion is unknown.
+    Kept data are shown only if motion is unknown.
     """
     levels = {one.name: len(set(one.labels) - {None}) for one in colourings}
     known = {name for name, count in levels.items() if count > 1} or {name for name, count in levels.items() if count}
@@ -235,13 +231,13 @@ def build_retest_section(stored: ProbeTables, _: Path) -> Section | None:
             if row is not own
         )
         sentences.append(
-            f"Of {own.n_participants} participants with two {between}, {stored.model} recognises "
+            f"Of {own.n_participants} participants with two {between}, {stored.model} identifies "
             f"{format_interval(own.identification, own.ci_low, own.ci_high)} of the scans; the median intraclass "
             f"correlation of its dimensions is {format_number(own.icc_median)} ({others})."
         )
         graphics.append(_show_retest(rows, str(between), stored.model))
     return Section(
-        anchor="retest", title="The same people scanned again", short="Test-retest", sentences=sentences,
+        anchor="retest", title="Test-retest reliability", short="Test-retest", sentences=sentences,
         graphics=graphics,
     )  # fmt: skip
 
@@ -264,8 +260,8 @@ def _show_retest(rows: Sequence[Any], between: str, encoder: str) -> Graphic:
     ]
     return Graphic(
         title=f"Two {between}",
-        caption="Left: share of scans whose most similar scan of the other time is the same participant's. Right: how "
-        "much of a feature is the person's; 1 is all of it.",
+        caption="Left: share of scans whose most similar scan at the other time is from the same participant. Right: "
+        "intraclass correlation of features, the share of variance between participants.",
         body=build_pair(names, columns, encoder=encoder),
         name=name_figure("retest", between),
         draw=lambda: draw_pair(names, columns, encoder=encoder),
@@ -279,13 +275,11 @@ def build_training_section(stored: ProbeTables, out_dir: Path) -> Section | None
     graphics = [one for one in found[: 1 if found[0] else 2] if one is not None]
     if not graphics:
         return None
-    return Section(
-        anchor="training", title="Course of the pretraining", short="Pretraining", sentences=[], graphics=graphics
-    )
+    return Section(anchor="training", title="Pretraining", short="Pretraining", sentences=[], graphics=graphics)
 
 
-#: Sections after the phenotypes, in this order, each built from files in the output dataset; those that return None are
-#: left out.
+#: Sections after the phenotypes, in this order, each built from files in the output dataset; those that return None
+#: are omitted.
 SECTIONS: tuple[Callable[[ProbeTables, Path], Section | None], ...] = (
     build_leakage_section,
     build_retest_section,

@@ -52,7 +52,7 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     ordered = sorted(rows, key=lambda row: -np.nan_to_num(row.value, nan=-9))
     encoder = next(row for row in rows if row.role == "encoder")
     others = [row.metric for row in _select(stored.scores, phenotype=phenotype, role="encoder")]
-    # Pooled correlation falls below chance on noise, so it stays in the table, whose sidecar explains it.
+    # Pooled correlation is below chance on noise, so it is only in the table, whose sidecar explains it.
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     divisions = dict.fromkeys(row.by for row in _select(stored.strata, phenotype=phenotype))
     details = [build_added(stored, encoder), _build_importance(stored, encoder)]
@@ -98,8 +98,8 @@ def describe_result(rows: Sequence[Any]) -> str:
     if math.isnan(first.value):
         what = "two classes" if first.kind == "classification" else "two values"
         return (
-            f"{METRIC_NAMES[first.metric]} is not known: no test part holds {what} to be compared. All numbers have "
-            "what can be scored one participant at a time."
+            f"{METRIC_NAMES[first.metric]} is unknown: no test part has {what} to compare. See all scores for metrics "
+            "that are defined for single participants."
         )
     text = f"{first.model} reaches {METRIC_NAMES[first.metric]} {format_score(first)}"
     if first.n_seeds > 1:
@@ -121,14 +121,14 @@ def describe_result(rows: Sequence[Any]) -> str:
     site = next((row for row in others if row.model == "site"), None)
     if site is not None and site.ci_low > site.chance:
         text += (
-            f" Site alone reaches {format_score(site)}: part of what any model finds may be the site, see the scores "
-            "within sites, or leave sites out."
+            f" Site alone reaches {format_score(site)}: models may partly predict the site; see the scores "
+            "within sites, or use --leave-out."
         )
     return text
 
 
 def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str) -> Graphic:
-    """Show scores with their intervals; `name` is that of the figure for papers."""
+    """Show scores with their intervals; `name` is that of the publication figure."""
     return Graphic(
         title=title,
         caption=caption,
@@ -139,7 +139,7 @@ def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chan
 
 
 def name_figure(*words: str) -> str:
-    """Name a figure for papers: letters and digits of words, joined by hyphens."""
+    """Name a publication figure: letters and digits of words, joined by hyphens."""
     return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)))
 
 
@@ -156,9 +156,9 @@ def _show_models(ordered: Sequence[Any]) -> Graphic:
         for row in ordered
     ]
     return show_bars(
-        "Models on the same people and splits",
-        "Best first. Intervals come from a bootstrap over participants, widened because folds share their training "
-        "rows. The table has the permutation test of each model, and the differences.",
+        "Models on the same participants and splits",
+        "Best first. Intervals are from a bootstrap over participants, widened because folds share training rows. "
+        "The table has the permutation test of each model and the differences.",
         bars,
         label=METRIC_NAMES[ordered[0].metric],
         chance=ordered[0].chance,
@@ -177,7 +177,7 @@ def _show_predictions(stored: ProbeTables, phenotype: str) -> list[Graphic]:
     return [
         Graphic(
             title="Predicted and true values",
-            caption="Out of fold, averaged over repetitions. The less the embeddings know, the closer predictions are "
+            caption="Out of fold, averaged over repetitions. The weaker the association, the closer predictions are "
             f"to the mean. {chart.note}".strip(),
             body=chart.picture,
             data=chart.data,
@@ -189,14 +189,14 @@ def _show_predictions(stored: ProbeTables, phenotype: str) -> list[Graphic]:
 
 
 def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
-    """Show the confusion matrix with the figure for papers, the ROC curve of two classes, and the calibration."""
+    """Show the confusion matrix with the publication figure, the ROC curve of two classes, and the calibration."""
     classes, counts = facts["Classes"], np.array(facts["Confusion"])
     roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if len(classes) == 2 else None
     found = [
         Graphic(
             title="Confusion matrix",
-            caption="Out of fold: shares of each true class, whose mean along the diagonal is the balanced accuracy, "
-            "and in brackets numbers, mean over repetitions.",
+            caption="Out of fold: shares of each true class (the mean of the diagonal is the balanced accuracy) "
+            "and numbers in brackets, averaged over repetitions.",
             body=_tabulate_confusion(counts, classes),
             name=name_figure(phenotype, "predictions"),
             draw=lambda: draw_classes(counts, classes, roc),
@@ -206,7 +206,7 @@ def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
         found.append(
             Graphic(
                 title="ROC curve",
-                caption="Only pairs of one test fold are compared, so that the area is the AUROC.",
+                caption="Only pairs within a test fold are compared, so that the area is the AUROC.",
                 body=build_roc(*roc, classes[1]),
                 size="small",
             )
@@ -216,8 +216,8 @@ def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
     found.append(
         Graphic(
             title="Calibration",
-            caption="Observed share by predicted probability, in ten bins of equal size. On the dashed line, "
-            "probabilities can be taken as they are.",
+            caption="Observed share by predicted probability, in ten bins of equal size. The dashed line is perfect "
+            "calibration.",
             body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
             size="small",
         )
@@ -226,7 +226,7 @@ def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
 
 
 def _tabulate_confusion(counts: Floats, classes: Sequence[str]) -> Markup:
-    """Tabulate a confusion matrix (K, K), true classes in rows; the darker, the larger the share of the row."""
+    """Tabulate a confusion matrix (K, K), true classes in rows; darker cells have a larger share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
     cell = Markup('<td class="shade{}">{:.0%}<span> ({:.0f})</span></td>')
     lines = [
@@ -259,20 +259,20 @@ def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
     label, whole = METRIC_NAMES[encoder.metric], rows.get(name_whole(stored.model), encoder).value
     columns = [
         Column(
-            title="From this network alone",
+            title="This network only",
             label=f"{label} (dashed: chance, line: all)",
             intervals=alone,
             reference=encoder.chance,
             whole=whole,
         ),
-        Column(title="Lost without it", label=f"{label} of all minus without it", intervals=lost, reference=0.0),
+        Column(title="Loss without it", label=f"{label} of all minus without it", intervals=lost, reference=0.0),
     ]
     graphic = Graphic(
-        title="What the encoder knows from which network",
-        caption="The same encoder and splits, with all networks masked but one (left) or one masked (right). "
-        "Intervals on the right are those of the difference on the same folds (corrected resampled t test, not "
-        "adjusted for the number of comparisons; the adjusted p values are in group_probe.tsv). Networks share "
-        "what they know: one that can be spared may still know much.",
+        title="Network importance",
+        caption="The same encoder and splits, with all networks but one masked (left) or one masked (right). "
+        "Intervals on the right are of the difference on the same folds (corrected resampled t test, not "
+        "adjusted for the number of comparisons; adjusted p values are in group_probe.tsv). Networks share "
+        "information: a network without loss may still be predictive.",
         body=build_pair(networks, columns),
         name=name_figure(encoder.phenotype, "networks"),
         draw=lambda: draw_pair(networks, columns),
@@ -301,14 +301,14 @@ def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
     more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
     listed = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
     few = "fewer than ten participants" + (" of a class" if encoder.kind == "classification" else "")
-    sentences = [f"Not scored, with {few}: {listed}."] if unknown else []
+    sentences = [f"Not scored ({few}): {listed}."] if unknown else []
     section = Section(anchor="", title=f"By {name}", short="", sentences=sentences, graphics=[])
     if not bars:
         return section
     graphic = show_bars(
         f"{stored.model} within each {name}",
-        "Participants tested are in brackets; only pairs of the same test fold and part are compared, so that "
-        f"differences between them help nobody. All together: {format_score(encoder)}.",
+        "Numbers of test participants are in brackets; only pairs within a test fold and subgroup are compared, so "
+        f"that differences between subgroups do not contribute. Overall: {format_score(encoder)}.",
         bars,
         label=label,
         chance=encoder.chance,

@@ -17,30 +17,30 @@ from bids_semantoks.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Tables that the page links to, where they exist, and the texts of the links.
+#: Tables that the page links to if they exist, and the link texts.
 TABLES: Final = {
     "group_probe": "scores",
     "group_predictions": "predictions",
-    "group_participants": "who is in and out",
+    "group_participants": "participants used and excluded",
     "group_splits": "splits",
     "group_strata": "scores of subgroups",
     "group_retest": "test-retest",
     "group_audit": "audit",
     "group_task_blocks": "blocks",
     "group_scaling": "scaling",
-    "group_map": "two dimensions",
+    "group_map": "embedding map",
     "group_status": "status of all runs",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graphic:
-    """A chart or table on the page, and the figure for papers that shows the same."""
+    """A chart or table on the page, and the corresponding publication figure."""
 
     title: str
     caption: str
     body: Markup
-    data: dict[str, Any] | None = None  # for the script that draws over `body`; None where it stays as it is
+    data: dict[str, Any] | None = None  # for the script that draws over `body`; None if static
     size: str = ""  # ``small``, ``narrow`` or ``map``, classes of the style; empty for that of scores
     name: str = ""  # of the figure, letters, digits and hyphens
     draw: Callable[[], Figure] | None = None  # the figure; None for none
@@ -69,7 +69,7 @@ class PhenotypePart:
     graphics: list[Graphic]
     columns: list[str]
     lines: list[list[str]]  # cells, one row per model
-    people: tuple[list[str], list[list[str]]]  # header and lines of the table of who is in and out
+    people: tuple[list[str], list[list[str]]]  # header and rows of the table of used and excluded participants
     details: list[Section]  # by network, and within subgroups
 
 
@@ -79,7 +79,7 @@ class GroupPage:
 
     title: str  # encoder label
     overview: list[tuple[str, str]]  # (name, value) pairs
-    pretraining: str  # says whether participants were in both the pretraining and the probing data
+    pretraining: str  # overlap between pretraining and probing participants
     warns: bool  # show `pretraining` as a warning
     phenotypes: list[PhenotypePart]  # in the order requested
     sections: list[Section]  # everything beyond single phenotypes
@@ -101,7 +101,7 @@ class GroupPage:
 
 
 def write_group_figures(out_dir: Path, page: GroupPage, kind: str) -> None:
-    """Write the figures of the page for papers, ``OUT_DIR/figures/group_<name>.<kind>``; `kind` is svg or png."""
+    """Write the publication figures of the page, ``OUT_DIR/figures/group_<name>.<kind>``; `kind` is svg or png."""
     for one in page.iterate_graphics():
         if one.draw is not None:
             write_figure(out_dir / "figures" / f"group_{one.name}.{kind}", one.draw)
@@ -115,20 +115,20 @@ def read_training_picture(directory: Path) -> Graphic | None:
     source = embed_svg(path.read_text(encoding="utf-8", errors="replace"))
     return Graphic(
         title="Pretraining",
-        caption="Losses and effective rank of the projections over the optimiser's steps. A rank that falls to a few "
-        "means that the encoder has collapsed.",
+        caption="Losses and effective rank of the projections over optimiser steps. If the rank falls close to 1, "
+        "the encoder has collapsed.",
         body=Markup('<div class="scroll"><img alt="Losses and rank over steps" src="{}"></div>').format(source),
     )
 
 
 def write_group_page(out_dir: Path, build: Callable[[], GroupPage], *, figures: str | None = None) -> Path:
-    """Build and write ``group.html``, and with `figures` (svg or png) those for papers; return the path of the page. On
-    any error, log a warning, as the results are on disk already."""
+    """Build and write ``group.html``, and with `figures` (svg or png) the publication figures; return the path of the
+    page. On any error, log a warning, as the results are already on disk."""
     path = out_dir / "group.html"
     tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
 
     def render() -> str:
-        """Draw figures for papers, if asked for, and fill the template."""
+        """Draw publication figures, if requested, and fill the template."""
         page = build()
         if figures is not None:
             write_group_figures(out_dir, page, figures)
@@ -141,6 +141,6 @@ def write_group_page(out_dir: Path, build: Callable[[], GroupPage], *, figures: 
 def render_page(page: GroupPage, *, methods: Markup, tables: Mapping[str, str] = TABLES) -> str:
     """Render the group report as self-contained HTML.
 
-    `methods` is an HTML fragment; `tables` maps the stem of each table beside the page to its link text.
+    `methods` is an HTML fragment; `tables` maps the stem of each table next to the page to its link text.
     """
     return fill_template("group", page=page, version=__version__, methods=methods, tables=tables)

@@ -1,4 +1,4 @@
-"""Parcels in the order of networks, as all pictures of a run show them."""
+"""Parcels in the order of networks, as in all figures of a run."""
 
 from __future__ import annotations
 

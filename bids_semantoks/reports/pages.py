@@ -1,7 +1,7 @@
 """Pages: templates, what they inline (styles, scripts, data), the policy that allows only that, and writing them.
 
-A page is one file that asks for nothing else: its Content-Security-Policy names the hash of each style and script, so
-that text from a dataset could not run even if it got past the escaping.
+A page is one self-contained file: its Content-Security-Policy lists the hash of each style and script, so that text
+from a dataset could not be executed even if it bypassed the escaping.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def write_page(path: Path, build: Callable[[], str]) -> bool:
     except Exception as error:
         if is_full(error):
             raise
-        # Results are on disk already; a page about them must never turn success into failure.
+        # Results are already on disk; a report must never turn success into failure.
         LOGGER.debug("Writing %s", path, exc_info=True)
-        LOGGER.warning("The report %s could not be written: %s: %s", path.name, type(error).__name__, error)
+        LOGGER.warning("Could not write report %s: %s: %s", path.name, type(error).__name__, error)
         return False
     return True
 

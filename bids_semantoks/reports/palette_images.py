@@ -45,7 +45,7 @@ def _blend(anchors: str, n: int) -> tuple[str, ...]:
     return tuple(bytes(colour).hex() for colour in np.rint(blended).astype(np.uint8).T)
 
 
-#: Z-scores of carpets: 15 greys and missing fit four bits a pixel.
+#: Z-scores of carpets: 15 greys and missing fit into four bits per pixel.
 GREYS: Final = Palette(colours=_blend("000000 ffffff", 15), low=-2.0, high=2.0)
 
 #: Correlations: ColorBrewer's RdBu, reversed.
@@ -55,7 +55,7 @@ RED_BLUE: Final = Palette(
     high=1.0,
 )
 
-#: Shares and similarities: cividis, which colour-blind readers see as others do (doi:10.1371/journal.pone.0199239).
+#: Shares and similarities: cividis, designed for colour vision deficiency (doi:10.1371/journal.pone.0199239).
 CIVIDIS_COLOURS: Final = _blend("00224e 083370 35456c 4f576c 666970 7d7c78 948e77 aea371 c8b866 e5cf52 fee838", 31)
 
 #: Coverage; one more colour marks parcels that are absent (`ABSENT`).
@@ -98,7 +98,8 @@ def decode_png(content: bytes) -> Image:
 
 
 def _compress(content: bytes) -> bytes:
-    """Look for runs only: in noise there is nothing else to find, and Huffman codes alone are a sixth shorter."""
+    """Compress by run lengths and Huffman codes only: in noise there are no other matches, and it is a sixth
+    shorter."""
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
     return packer.compress(content) + packer.flush()
 

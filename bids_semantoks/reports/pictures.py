@@ -1,6 +1,6 @@
-"""Pictures of a run as parts of a page that need no script: heatmaps and bars with labels, and words for what is seen.
+"""Figures of a run that need no script: heatmaps and bars with labels and text alternatives.
 
-Lengths are in units of the SVG's view box, about a pixel each.
+Lengths are in units of the SVG view box, about one pixel each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LONGEST_LABEL: Final = 18
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Label:
-    """The label of a network on an axis, moved aside if its neighbours need room."""
+    """The label of a network on an axis, shifted if labels would overlap."""
 
     text: str
     at: float  # middle of what is labelled
@@ -48,7 +48,7 @@ class Heatmap:
     """An image with labels along its sides and a bar of colours."""
 
     title: str
-    alt: str  # what is seen, in words
+    alt: str  # text alternative
     caption: str
     image: str  # base64 of a PNG
     size: tuple[int, int]  # width and height of the image on the page
@@ -97,7 +97,7 @@ def _find_edges(networks: Sequence[tuple[str, int]], n_parcels: int, length: flo
 
 
 def draw_carpets(data: Mapping[str, Any], n_volumes: int, seconds: float, why_alone: str) -> list[Heatmap]:
-    """Draw the carpets that a run has; `why_alone` says why there is no carpet before denoising."""
+    """Draw the carpets that a run has; `why_alone` explains why there is no carpet before denoising."""
     carpets, networks, n_parcels = data["carpets"], _read_networks(data), len(data["parcels"])
     pictures = []
     for when in ("before", "after"):
@@ -105,7 +105,7 @@ def draw_carpets(data: Mapping[str, Any], n_volumes: int, seconds: float, why_al
             continue
         is_alone = "before" not in carpets
         share = carpets["common"].get(when)
-        said = "" if share is None else f" The mean over parcels carries {share:.0%} of the variance."
+        said = "" if share is None else f" The mean over parcels explains {share:.0%} of the variance."
         size = (870, 230)
         title = "Signals" if is_alone else f"Signals {when} denoising"
         pictures.append(
@@ -140,10 +140,10 @@ def draw_connectivity(data: Mapping[str, Any]) -> list[Heatmap]:
     median = "unknown" if found["median"] is None else f"{found['median']:.2f}"
     size = (420, 420)
     whole = Heatmap(
-        title="Correlations of parcels",
+        title="Correlation matrix",
         alt=f"Correlation matrix of {n_parcels} parcels in {len(networks)} networks. The median is {median}. {words}",
         caption="Pearson correlations of the cleaned signals over kept volumes, ordered by network; absent parcels are "
-        "blank. A median far from 0 hints at global noise that is left.",
+        "blank. A median far from 0 suggests residual global noise.",
         image=found["image"],
         size=size,
         measure="r",
@@ -159,8 +159,8 @@ def draw_connectivity(data: Mapping[str, Any]) -> list[Heatmap]:
     blocks = draw_matrix(
         means,
         names,
-        title="Means of networks",
-        words=f"Means of correlations within and between networks. {words}",
+        title="Network means",
+        words=f"Mean correlations within and between networks. {words}",
         caption="Mean correlation within (diagonal) and between networks.",
         palette=("redblue", RED_BLUE),
         measure="r",
@@ -178,7 +178,7 @@ def draw_matrix(
     palette: tuple[str, Palette],
     measure: str,
 ) -> Heatmap:
-    """Draw a small square matrix with its names; `words` say what is seen."""
+    """Draw a small square matrix with its names; `words` is its text alternative."""
     side = 260
     step = side / max(len(names), 1)
     labels = [
@@ -228,7 +228,7 @@ def _describe_extremes(values: NDArray[np.float64], names: Sequence[str], *, wit
     if not within:
         np.fill_diagonal(masked, np.nan)
     if np.isnan(masked).all():
-        return "Nothing is known of pairs."
+        return "No pairs are available."
     found = []
     for word, position in (("highest", np.nanargmax(masked)), ("lowest", np.nanargmin(masked))):
         i, j = divmod(int(position), len(names))
@@ -254,9 +254,9 @@ def draw_histogram(data: Mapping[str, Any]) -> Bars:
     counts = np.array(data["connectivity"]["counts"], dtype=np.float64)
     median = data["connectivity"]["median"]
     middle = "" if median is None else f"M{(median + 1) * 435:.1f},0V120"
-    words = "no pair is known" if median is None else f"half of the pairs lie below {median:.2f}"
+    words = "no pairs are available" if median is None else f"half of the pairs are below {median:.2f}"
     return Bars(
-        alt=f"Distribution of the correlations of parcels from -1 to 1: {words}.",
+        alt=f"Distribution of the correlations between parcels from -1 to 1: {words}.",
         caption=f"Distribution of all pairs{'' if median is None else f'; the line is the median, {median:.2f}'}.",
         outline=_outline(counts / max(counts.max(), 1), 870 / N_BINS),
         marks=middle,
@@ -271,7 +271,7 @@ def draw_coverage(data: Mapping[str, Any], coverage: NDArray[np.float64], presen
     shown = np.where(present, np.nan_to_num(coverage, nan=0.0), 0.0)
     absent = np.flatnonzero(~present)
     if np.isnan(coverage).all():
-        words = "Coverage is not known"
+        words = "Coverage is unknown"
     else:
         ends = [*(first for _, first in networks[1:]), n_parcels]
         by_network = {
@@ -298,14 +298,14 @@ def _outline(heights: NDArray[np.float64], step: float) -> str:
 
 
 def describe_slices(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the slices of a run with their words; None without."""
+    """Return the slices of a run with their text alternative; None if there are none."""
     slices = data.get("slices")
     if not slices:
         return None
     image = from_base64(slices["image"])
-    words = "some parcels are absent (orange)" if (image == ABSENT).any() else "no parcel in sight is absent"
+    words = "some parcels are absent (orange)" if (image == ABSENT).any() else "no visible parcel is absent"
     return {
         **slices,
         "bar": draw_bar(COVERAGE),
-        "alt": f"The atlas cut from the side, from the front and from bottom to top, in colours of coverage; {words}.",
+        "alt": f"Sagittal, coronal and axial slices of the atlas, coloured by coverage; {words}.",
     }

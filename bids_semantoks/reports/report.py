@@ -1,5 +1,5 @@
-"""The page of a participant, one HTML file (or one a session, where there are many): what each run is good for, its
-pictures, limits and files, and the methods."""
+"""The report of a participant, one HTML file (or one per session if there are many): verdict, figures, limits and
+files of each run, and the methods."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: More sessions than that have a page each, so that none is too large to open.
+#: With more sessions, each has its own page to limit the file size.
 _MANY_SESSIONS: Final = 4
 
-#: Where the methods text stands in a page.
+#: Location of the methods text in a page.
 _METHODS: Final = re.compile(r'(<section id="methods">\n<div class="methods">\n).*?(\n</div>)', re.DOTALL)
 
 _ASSETS: Final = (*CHART_ASSETS, "participant.css", "participant.js")
@@ -61,7 +61,7 @@ class EncoderPart:
     worst: str  # worst level among `fit`
     facts: list[tuple[str, str]]  # (name, value) pairs
     windows: list[dict[str, float]]  # onset, duration (s) and kept share of each
-    words: str  # where the windows lie
+    words: str  # description of the windows
     pictures: list[Heatmap]  # similarity of tokens
 
 
@@ -80,13 +80,13 @@ class RunPart:
     warnings: Sequence[str] = ()
     limits: Sequence[FitItem] = ()  # that hold for any encoder
     encoders: Sequence[EncoderPart] = ()  # one per embedding
-    words: str = ""  # what the timeline shows
+    words: str = ""  # description of the timeline
     carpets: Sequence[Heatmap] = ()
     connectivity: Sequence[Heatmap] = ()
     histogram: Bars | None = None
     coverage: Bars | None = None
     slices: Mapping[str, Any] | None = None
-    script: Mapping[str, Any] | None = None  # what scripts draw
+    script: Mapping[str, Any] | None = None  # data for scripts
 
 
 def write_report(out_dir: Path, participant: str) -> bool:
@@ -95,7 +95,7 @@ def write_report(out_dir: Path, participant: str) -> bool:
     pages: dict[str, str] = {}
 
     def build() -> str:
-        """Build all pages; those of sessions wait for their turn."""
+        """Build all pages; those of sessions are written afterwards."""
         pages.update(build_pages(out_dir, participant))
         return pages.pop("")
 
@@ -110,9 +110,9 @@ def write_report(out_dir: Path, participant: str) -> bool:
 
 
 def update_methods(out_dir: Path, participant: str) -> None:
-    """Bring the methods text in the page of a participant to what it is by now."""
+    """Update the methods text in a participant's page."""
     path = out_dir / _name_page(participant)
-    # A page must never cost a run.
+    # A report must never make a run fail.
     with contextlib.suppress(OSError, ValueError):
         page = path.read_text(encoding="utf-8")
         text = replace_hidden(str(read_methods(out_dir)))
@@ -124,8 +124,8 @@ def _name_page(participant: str, session: str = "") -> str:
 
 
 def build_pages(out_dir: Path, participant: str) -> dict[str, str]:
-    """Build the pages of a participant by session label: the first, without one, has all sessions, or with many only
-    leads to theirs. Each run has its name as an anchor in the first page."""
+    """Build the pages of a participant by session label: the first, without one, has all sessions, or with many
+    links to theirs. Each run has its name as an anchor in the first page."""
     runs = [_build_run(out_dir, stem, found) for stem, found in _read_statuses(out_dir, participant).items()]
     runs.sort(key=lambda run: (natural_key(run.session), natural_key(run.stem)))
     sessions = list(dict.fromkeys(run.session for run in runs))
@@ -180,9 +180,9 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     try:
         shown = _show_signals(paths, sidecar, problem) if sidecar else {"verdict": judge([], problem or "No signals.")}
     except Exception as error:
-        # Files of one run that are damaged, or hold values of another type than ours, must not hide the others.
+        # Damaged files of one run, or values of the wrong type, must not hide the other runs.
         LOGGER.debug("Showing %s", stem, exc_info=True)
-        LOGGER.warning("The page shows nothing of %s: %s", stem, error)
+        LOGGER.warning("Omitting %s from the report: %s", stem, error)
         shown = {"verdict": judge([], f"Its files cannot be shown: {error}")}
     return RunPart(
         stem=stem,
@@ -242,22 +242,22 @@ def _show_signals(paths: OutputPaths, sidecar: dict[str, Any], problem: str) -> 
 
 
 def _explain_alone(sidecar: Mapping[str, Any]) -> str:
-    """Say why one carpet shows the signals, for runs of which no other is known."""
+    """Explain why there is only one carpet of the signals."""
     if not sidecar["Settings"].get("denoising"):
-        return "As the series came: they were not denoised here."
-    return "After denoising. From before, the kept volumes are the same, or not stored."
+        return "Input series, not denoised further."
+    return "After denoising. Signals before denoising are identical in the kept volumes, or were not stored."
 
 
 def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence[float | None]]) -> str:
-    """Say what the traces show."""
+    """Describe the traces."""
     dropped = sidecar["VolumesDropped"]
     known = [(value, i) for i, value in enumerate(traces.get("fd", ())) if value is not None]
-    motion = "Framewise displacement is not known"
+    motion = "Framewise displacement is unknown"
     if known:
         largest, at = max(known)
         mean = sum(value for value, _ in known) / len(known)
         seconds = (at + 0.5) * sidecar["RepetitionTime"]
-        motion = f"Framewise displacement: mean {mean:.2f} mm, largest {largest:.2f} mm at {seconds:.0f} s"
+        motion = f"Framewise displacement: mean {mean:.2f} mm, maximum {largest:.2f} mm at {seconds:.0f} s"
     counts = [(dropped["Dummy"]["Count"], "dummy"), (dropped["Scrubbed"]["Count"], "scrubbed")]
     shaded = " and ".join(f"{count} {word}" for count, word in counts if count)
     return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
@@ -308,24 +308,26 @@ def _describe_windows(windows: Sequence[Mapping[str, float]]) -> str:
     least = min(one["kept"] for one in windows)
     return (
         f"{len(windows)} windows of {windows[0]['duration']:g} s, from {windows[0]['onset']:.0f} to {max(ends):.0f} s; "
-        f"of the emptiest, {least:.0%} is kept data."
+        f"at least {least:.0%} of each is kept data."
     )
 
 
 def _draw_tokens(sidecar: Mapping[str, Any]) -> list[Heatmap]:
-    """Draw how alike the tokens of networks and of windows are, where the sidecar says."""
+    """Draw the similarities of network tokens and of window tokens, if the sidecar has them."""
     found = sidecar.get("TokenSimilarity") or {}
     masked = sidecar.get("MaskedNetworks", [])
     pictures = []
     if len(found.get("Networks", [])) > 1:
         names = [f"{name}{'*' if name in masked else ''}" for name in sidecar["TokenRows"]]
-        caption = "Means over windows and patches. Networks that look all alike hint at an input that the encoder does "
-        caption += f"not know.{' Networks with * were masked.' if masked else ''}"
-        pictures.append(draw_similarity(found["Networks"], names, "Tokens of networks", caption))
+        caption = "Means over windows and patches. If all networks are similar, the input may differ from the training "
+        caption += f"data.{' Networks with * were masked.' if masked else ''}"
+        pictures.append(draw_similarity(found["Networks"], names, "Network tokens", caption))
     if len(found.get("Windows", [])) > 1:
         names = [str(i + 1) for i in range(len(found["Windows"]))]
-        caption = "Means over networks. Windows of a run should be alike; one that differs hints at motion or sleep."
-        pictures.append(draw_similarity(found["Windows"], names, "Tokens of windows", caption))
+        caption = (
+            "Means over networks. Windows of a run should be similar; one that differs may indicate motion or sleep."
+        )
+        pictures.append(draw_similarity(found["Windows"], names, "Window tokens", caption))
     return pictures
 
 
@@ -345,8 +347,8 @@ def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("dummy volumes", str(dropped["Dummy"]["Count"])),
         ("scrubbed volumes", f"{dropped['Scrubbed']['Count']}" + (f" ({measure} above {limit:g} mm)" if limit else "")),
-        ("mean FD", f"{motion:.3f} mm" if motion is not None else "not known"),
-        ("largest FD", f"{largest:.3f} mm" if largest is not None else "not known"),
+        ("mean FD", f"{motion:.3f} mm" if motion is not None else "unknown"),
+        ("maximum FD", f"{largest:.3f} mm" if largest is not None else "unknown"),
         *_describe_filtered_motion(sidecar),
         ("denoising", denoising["Preset"] + (f", {len(regressors)} regressors" if regressors is not None else "")),
         ("absent parcels", f"{len(absent)} of {sidecar['Atlas']['Parcels']}{_name_some(absent)}"),
@@ -367,7 +369,7 @@ def _describe_filtered_motion(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
 def _name_some(names: Sequence[str]) -> str:
     if not names:
         return ""
-    return f": {', '.join(names[:8])}{' and others' if len(names) > 8 else ''}"
+    return f": {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
 
 
 def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str]]:
@@ -376,12 +378,12 @@ def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str
     generators = read_object(description).get("GeneratedBy") or []
     upstream = [" ".join(filter(None, (one["Name"], one.get("Version", "")))) for one in generators[1:]]
     entities = [parse_entities(run.stem) for run in runs]
-    atlases = sorted({f"{e['atlas']} in {e.get('space', 'no space named')}" for e in entities if "atlas" in e})
+    atlases = sorted({f"{e['atlas']} in {e.get('space', 'unknown space')}" for e in entities if "atlas" in e})
     encoders = sorted({part.model for run in runs for part in run.encoders})
     devices = sorted({str(status["device"]) for run in runs for status in run.statuses if status["device"]})
     return [
         ("software", ", ".join([f"bids_semantoks {__version__}", *upstream])),
         ("atlas", "; ".join(atlases) or "none"),
         ("encoder", ", ".join(encoders) or "none"),
-        ("device", ", ".join(devices) or "not known"),
+        ("device", ", ".join(devices) or "unknown"),
     ]

@@ -1,4 +1,4 @@
-"""The facts of the methods text, and each participant's page once the last run is done; and the same written again from
+"""Collect the facts of the methods text, and write each participant's report once the last run is done, or again from
 the output directory."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bids_semantoks.reports.report import update_methods, write_report
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-# Millimetres from corner to corner around an adult brain in template space: fine enough for small pictures.
+# Corners (mm) around an adult brain in template space, and a grid fine enough for small figures.
 _LOW: Final = (-81.0, -114.0, -75.0)
 
 _SHAPE: Final = (55, 65, 55)
@@ -41,7 +41,7 @@ _STEP: Final = 3.0
 
 
 def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
-    """Resample an atlas to the coarse picture grid: int32 (X, Y, Z) of parcel position + 1, 0 elsewhere.
+    """Resample an atlas to the coarse figure grid: int32 (X, Y, Z) of parcel position + 1, 0 elsewhere.
 
     None for atlases without volumes (parcellated inputs, surfaces) or off the grid.
     """
@@ -56,7 +56,7 @@ def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
 
 
 def describe_signals(settings: Mapping[str, Any], *, pipelines: Sequence[str], n_parcels: int, min_time: float) -> Any:
-    """Collect what the methods text says about signals, for `describe_methods`.
+    """Collect the facts about signals for `describe_methods`.
 
     `settings` is ``Settings`` of a signals sidecar plus ``averaged_over`` (``AveragedOver``) and ``denoised_by``
     (``Denoising.DenoisedBy``); `min_time` is in seconds.
@@ -72,7 +72,7 @@ def describe_encoder(encoder: RunEncoder, others: Sequence[RunEncoder] = ()) -> 
         **encoder.settings,
         "repetition_time": loaded.config.repetition_time,
         "window_seconds": loaded.config.window * loaded.config.repetition_time,
-        # The number of the GPU is meaningless, and would differ between jobs that share the text.
+        # The GPU index is meaningless and would differ between jobs that share the text.
         "device": encoder.frozen.device.type.replace("cuda", "a GPU").replace("cpu", "the CPU"),
         "description": loaded.description,
         "is_random": loaded.is_random,
@@ -92,11 +92,11 @@ def build_facts(
     cohort: Mapping[str, Any] | None = None,
     probing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Collect everything the methods text says, for `write_citation`; `encoder` is None if only signals are written,
+    """Collect all facts of the methods text for `write_citation`; `encoder` is None if only signals are written,
     `others` are compared with it, `cohort` from `count_cohort` if a text speaks of all runs."""
     details = dict(encoder.loaded.details) if encoder else {}
     data, recipe = details.get("data"), details.get("recipe")
-    # The details of a checkpoint are whatever its author wrote.
+    # The details of a checkpoint may have any content.
     has_recipe = (
         isinstance(recipe, dict) and isinstance(data, dict) and {"runs", "participants", "hours"} <= data.keys()
     )
@@ -131,7 +131,7 @@ def write_stored_methods(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
     )
     cohort["exclusion"] = describe_exclusion(config.selection)
-    # Runs in native space are the exception that the text must name.
+    # Runs in native space are an exception that the text must mention.
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
         try:
             signals, probing = _collect_facts(config, run.sidecar, pipelines)
@@ -141,7 +141,7 @@ def write_stored_methods(
             raise
         except Exception as error:  # noqa: BLE001 - whatever values of another type than ours lead to
             LOGGER.warning(
-                "%s has values that do not fit its methods text: %s",
+                "%s has values that cannot be used in the methods text: %s",
                 *(run.paths.signals_sidecar, str(error)[:200]),
                 extra={"once": "values that do not fit a methods text"},
             )
@@ -152,7 +152,7 @@ def write_stored_methods(
 def _collect_facts(
     config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
 ) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-    """Collect what a methods text says of the signals with this sidecar, and of the probes, None without them."""
+    """Collect the facts about the signals with this sidecar, and about the probes if there are any."""
     signals = describe_signals(
         {
             **sidecar["Settings"],
@@ -164,7 +164,7 @@ def _collect_facts(
         min_time=sidecar.get("MinimumTime", config.signals.min_time),
     )
     probing = to_json(config).get("probing") or {}
-    # A path on one machine does not belong in a manuscript.
+    # A local path does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
     is_asked = bool(probing.get("probe") or probing.get("task_blocks") or probing.get("audit"))
     return signals, probing if is_asked else None
@@ -210,8 +210,8 @@ class ReportQueue:
             write_report(self.out_dir, participant)
 
     def update_methods(self, participants: Iterable[str]) -> None:
-        """Bring the methods text of pages to what it is once all runs are counted: of those of this call, and where it
-        changed, of all `participants`."""
+        """Update the methods text in reports once all runs are counted: those of this call and, if it changed, of all
+        `participants`."""
         is_changed = self.methods != read_methods(self.out_dir)
         for participant in dict.fromkeys(participants):
             if is_changed or participant in self.started:
@@ -226,16 +226,15 @@ class ReportQueue:
 
 
 def redraw_reports(config: AppConfig) -> int:
-    """Redraw the participant reports from the output directory alone; return the number of pages written.
+    """Regenerate the participant reports from the output directory alone; return the number of pages written.
 
-    Raises InputError when there is nothing to report on or a requested participant is missing.
+    Raises InputError if there is nothing to report or a requested participant is missing.
     """
     out_dir = config.out_dir
     there = {parse_entities(stem)["sub"] for stem in find_statuses(out_dir)}
     if not there:
         raise InputError(
-            f"Nothing to report on in {out_dir}: no status of a run in logs/sub-*.",
-            hint="Run the participant level first.",
+            f"Nothing to report in {out_dir}: no run status in logs/sub-*.", hint="Run the participant level first."
         )
     asked = read_labels(config.selection.participant_label, "sub-")
     excluded = read_labels(config.selection.exclude_participant_label, "sub-")
@@ -248,7 +247,7 @@ def redraw_reports(config: AppConfig) -> int:
     for participant in chosen:
         record_redrawn(out_dir, participant)
     written = sum(write_report(out_dir, participant) for participant in chosen)
-    LOGGER.info("%d of %d reports written to %s.", written, len(chosen), out_dir)
+    LOGGER.info("Wrote %d of %d reports to %s.", written, len(chosen), out_dir)
     return written
 
 

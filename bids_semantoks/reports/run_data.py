@@ -1,7 +1,7 @@
-"""What the page of a run draws, kept in one small file a run: `logs/sub-<label>/<stem>_page.json.gz`.
+"""The report data of a run, in one small file per run: `logs/sub-<label>/<stem>_page.json.gz`.
 
-The signals before denoising and the motion of each volume exist while a run is extracted, and nowhere afterwards; from
-this file the page can be written again at any time, and figures for papers drawn.
+Signals before denoising and the motion of each volume are only available during extraction; from this file the report
+can be regenerated at any time, and publication figures drawn.
 
 Shape letters: T volumes, P parcels, N networks.
 """
@@ -44,7 +44,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 #: Of the file; one of another version is built again from the tables.
 VERSION: Final = 1
 
-#: More columns or rows than a screen shows cost bytes only.
+#: Maximum resolution; more than a screen shows would only cost bytes.
 _MAX_COLUMNS: Final = 480
 _MAX_ROWS: Final = 600
 
@@ -60,9 +60,9 @@ def write_run_data(
     atlas: tuple[Sequence[str], Sequence[str]],
     build_grid: Callable[[], NDArray[np.int32] | None],
 ) -> list[Path]:
-    """Write what the page of a run draws, once its signals are written, and return its path; `atlas` (parcels,
-    networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a picture must never
-    cost a run."""
+    """Write the report data of a run once its signals are written, and return their path; `atlas` (parcels,
+    networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a report must never
+    make a run fail."""
     try:
         for path in (paths.page_data, paths.page_data.with_suffix("")):
             path.unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def write_run_data(
         if is_full(error):
             raise
         LOGGER.debug("Writing %s", paths.page_data, exc_info=True)
-        LOGGER.warning("%s could not be written: %s: %s", paths.page_data.name, type(error).__name__, error)
+        LOGGER.warning("Could not write %s: %s: %s", paths.page_data.name, type(error).__name__, error)
         return []
     return [paths.page_data]
 
@@ -84,7 +84,7 @@ def write_run_data(
 def read_run_data(
     paths: OutputPaths, sidecar: dict[str, Any], atlas: tuple[Sequence[str], Sequence[str]]
 ) -> dict[str, Any]:
-    """Read what the page of a run draws; where its file is missing, damaged or of other signals, what the tables
+    """Read the report data of a run; if the file is missing, damaged or from other signals, rebuild what the tables
     allow."""
     data = _read_file(paths.page_data) or read_object(paths.page_data.with_suffix(""))
     if data.get("Version") == VERSION and data.get("SignalsSHA256") == sidecar["TableSHA256"]:
@@ -93,7 +93,7 @@ def read_run_data(
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    """Read the file of a page; empty where it is absent or damaged."""
+    """Read the file of a page; empty if it is absent or damaged."""
     with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
         values = parse_json(gzip.decompress(path.read_bytes()).decode())
         return values if isinstance(values, dict) else {}
@@ -155,7 +155,7 @@ def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.b
 def build_run_data(
     signals: ParcelSignals, parcels: Sequence[str], networks: Sequence[str], grid: NDArray[np.int32] | None
 ) -> dict[str, Any]:
-    """Build what the page of a run draws, as plain values; images are base64 of PNG, parcels ordered by network.
+    """Build the report data of a run as plain values; images are base64 of PNG, parcels ordered by network.
 
     `parcels` and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel.
     """
@@ -173,12 +173,12 @@ def build_run_data(
 
 
 def _are_alike(signals: ParcelSignals) -> bool:
-    """Tell whether the kept volumes are the same before and after, so that one picture shows both."""
+    """Return whether the kept volumes are the same before and after, so that one figure shows both."""
     return np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
 
 
 def _build_traces(signals: ParcelSignals, *, is_changed: bool) -> dict[str, list[float | None]]:
-    """Build the traces (T,) that are known: motion, DVARS and global signal before (if it differs) and after."""
+    """Build the available traces (T,): motion, DVARS and global signal before (if it differs) and after."""
     filtered = signals.filtered_motion
     traces = {"fd": signals.framewise_displacement, "fd_filtered": None if filtered is None else filtered.values}
     for when, values in (("before", signals.raw if is_changed else None), ("after", signals.values)):
@@ -196,7 +196,7 @@ def _build_carpets(signals: ParcelSignals, order: NetworkOrder, *, is_changed: b
     n_volumes, n_parcels = signals.values.shape
     step, rows = -(-n_volumes // _MAX_COLUMNS), -(-n_parcels // _MAX_ROWS)
     steady = signals.raw.copy()
-    # Dummy volumes are so bright that they would hide everything else.
+    # Dummy volumes are so bright that they would dominate the scale.
     steady[: signals.n_dummy] = np.nan
     images, common = {}, {}
     for when, values in (("before", steady), ("after", signals.values)):
@@ -209,7 +209,7 @@ def _build_carpets(signals: ParcelSignals, order: NetworkOrder, *, is_changed: b
 
 
 def _measure_common(scores: NDArray[np.float64]) -> float | None:
-    """Measure the share of the variance that the mean over parcels carries: bands across a carpet; (P, T) -> share."""
+    """Compute the share of variance explained by the mean over parcels, seen as bands in a carpet: (P, T) -> share."""
     known = scores[:, ~np.isnan(scores).all(axis=0)]
     known = known[~np.isnan(known).any(axis=1)]
     if not known.size:
@@ -234,8 +234,8 @@ def _build_connectivity(values: NDArray[np.float32], order: NetworkOrder) -> dic
 
 
 def average_blocks(matrix: NDArray[np.float64], order: NetworkOrder) -> list[list[float | None]]:
-    """Average the correlations within and between networks, without the diagonal: (P, P) -> (N, N); None where no
-    pair is known."""
+    """Average the correlations within and between networks, without the diagonal: (P, P) -> (N, N); None if there
+    are no pairs."""
     off = matrix.copy()
     np.fill_diagonal(off, np.nan)
     starts = order.edges[:-1]
@@ -250,14 +250,14 @@ def average_blocks(matrix: NDArray[np.float64], order: NetworkOrder) -> list[lis
 
 
 def _build_slices(signals: ParcelSignals, grid: NDArray[np.int32]) -> dict[str, Any]:
-    """Cut the picture grid from the side, the front, and from bottom to top; show the coverage of each parcel."""
+    """Cut sagittal, coronal and axial slices of the figure grid; show the coverage of each parcel."""
     shown = COVERAGE.quantise(np.nan_to_num(signals.coverage, nan=0.0))
     shown[~signals.present] = ABSENT
     colours = np.concatenate([np.zeros(1, dtype=np.uint8), shown])
     filled = np.flatnonzero(grid.any(axis=(0, 1)))
     levels = np.unique(np.linspace(filled[0], filled[-1], _N_SLICES + 2).astype(int)[1:-1])
     side, front = np.flatnonzero(grid.any(axis=(1, 2))), np.flatnonzero(grid.any(axis=(0, 2)))
-    # Beside the middle, where many atlases have a gap.
+    # Off the midline, where many atlases have a gap.
     cuts = [grid[min(int(side.mean()) + 4, side[-1])], grid[:, int(front.mean())], *(grid[:, :, z] for z in levels)]
     height = max(cut.shape[1] for cut in cuts)
     padded = []

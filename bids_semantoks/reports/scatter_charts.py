@@ -1,5 +1,5 @@
-"""Charts with a mark a person: numbers for the script of the group page, which draws them on a canvas, and a picture of
-fixed size for readers without scripts. The bytes of a page do not grow with the number of people."""
+"""Charts with one mark per participant: data for the script of the group page, which draws them on a canvas, and an
+image of fixed size for readers without scripts. The page size does not grow with the number of participants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.palette_images import to_base64
 
-#: Marks of one chart and of a page; beyond, people are drawn at random, and the page says so.
+#: Maximum number of marks per chart and page; beyond, a random subset is drawn, which the page states.
 _MOST_MARKS: Final = 5000
 _MOST_ON_PAGE: Final = 60_000
 
@@ -37,15 +37,15 @@ class Colouring:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scatter:
-    """A chart with a mark a person."""
+    """A chart with one mark per participant."""
 
     picture: Markup  # for readers without scripts
     data: dict[str, Any]  # for the script
-    note: str  # that not all are shown; empty if all are
+    note: str  # whether only a subset is shown; empty if all are
 
 
 def choose_marks(n: int, n_charts: int) -> NDArray[np.int64]:
-    """Choose the rows that are drawn as marks, the same ones at every drawing."""
+    """Choose the rows that are drawn as marks, always the same ones."""
     most = max(min(_MOST_MARKS, _MOST_ON_PAGE // max(n_charts, 1)), 100)
     return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
@@ -62,8 +62,8 @@ def _scale(values: Floats, limits: tuple[float, float]) -> Floats:
 
 
 def draw_density(x: Floats, y: Floats, *, said: str, has_diagonal: bool = False) -> Markup:
-    """Draw points, both (n,) in 0..1, as a picture of fixed size: a mark of 3 by 3 pixels each, darker where several
-    lie; `said` is what is seen, in words."""
+    """Draw points, both (n,) in 0..1, as an image of fixed size: a mark of 3 by 3 pixels each, darker where several
+    overlap; `said` is the text alternative."""
     rows, columns = _SHAPE
     counts = np.zeros(_SHAPE)
     i, j = (1 + (1 - y) * (rows - 3)).astype(np.int64), (1 + x * (columns - 3)).astype(np.int64)
@@ -80,7 +80,7 @@ def draw_density(x: Floats, y: Floats, *, said: str, has_diagonal: bool = False)
 
 
 def _pack(values: Floats, limits: tuple[float, float]) -> dict[str, Any]:
-    """Pack values as whole numbers of 0 to 1000 between two limits."""
+    """Pack values as integers from 0 to 1000 between two limits."""
     scaled = np.rint(_scale(values, limits) * _STEPS).astype(int)
     return {"low": limits[0], "high": limits[1], "at": scaled.tolist()}
 
@@ -88,7 +88,7 @@ def _pack(values: Floats, limits: tuple[float, float]) -> dict[str, Any]:
 def build_predictions(
     truth: Floats, predicted: Floats, people: Sequence[str], *, name: str, n_charts: int = 1
 ) -> Scatter:
-    """Build the chart of predicted against true values, both (n,), of people named for the pointer."""
+    """Build the chart of predicted against true values, both (n,), with names for the pointer."""
     shown = choose_marks(len(truth), n_charts)
     limits = _find_range(np.concatenate([truth, predicted]))
     r = float(np.corrcoef(truth, predicted)[0, 1]) if truth.std() * predicted.std() > 0 else math.nan
@@ -143,9 +143,9 @@ def _pack_colouring(one: Colouring, shown: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _describe_marks(n_shown: int, n: int) -> str:
-    return "" if n_shown == n else f"Drawn one by one: {n_shown:,} of {n:,}, chosen at random."
+    return "" if n_shown == n else f"Showing a random subset of {n_shown:,} of {n:,}."
 
 
 def name_people(labels: Iterable[str], sessions: Iterable[str]) -> list[str]:
-    """Name people for the pointer: label, and session where there is one."""
+    """Name participants for the pointer: label, and session if there is one."""
     return [f"{label} {session}".strip() for label, session in zip(labels, sessions, strict=True)]

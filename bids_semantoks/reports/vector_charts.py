@@ -1,7 +1,7 @@
-"""Small charts of the group page as SVG within the page: scores with intervals, curves, gains.
+"""Small inline SVG charts of the group page: scores with intervals, curves, gains.
 
-Their colours are classes of ``group.css``, so that they turn dark with the page; values appear under the pointer
-without a script.
+Their colours are classes of ``group.css``, so that they follow dark mode; values appear on hover without a
+script.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One of two charts that share their lines."""
+    """One of two charts with common rows."""
 
     title: str
     label: str  # of the axis
@@ -114,7 +114,7 @@ class _Plot:
 
 
 def _wrap(parts: Iterable[Markup], width: float, height: float, said: str) -> Markup:
-    """Wrap elements as one chart that says in words what is seen."""
+    """Wrap elements as one chart with a text alternative."""
     template = Markup(
         '<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" width="{:.0f}" role="img" aria-label="{}">{}</svg>'
     )
@@ -153,7 +153,7 @@ def build_models(bars: Sequence[Bar], *, label: str, chance: float) -> Markup:
 
 
 def build_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Markup:
-    """Build charts side by side that share their lines; the line named `encoder` stands out."""
+    """Build charts side by side with common rows; the row named `encoder` is highlighted."""
     height, gap = _LINE * len(names), 24.0
     width = (_WIDTH + 180 - _LABELS - gap * len(columns)) / len(columns)
     parts, said = [], []
@@ -190,7 +190,10 @@ def build_roc(false: Sequence[float], hit: Sequence[float], name: str) -> Markup
     plot.line(steps, "curve encoder")
     middle = float(np.interp(0.5, false, hit)) if len(false) > 1 else math.nan
     return _wrap(
-        plot.parts, 350, 322, f"ROC curve: at a false positive rate of 0.5, {middle:.2f} of {label} are found."
+        plot.parts,
+        350,
+        322,
+        f"ROC curve: at a false positive rate of 0.5, the true positive rate of {label} is {middle:.2f}.",
     )
 
 
@@ -233,7 +236,7 @@ def build_scaling(panel: ScalingPanel) -> Markup:
     plot = _Plot((70, 28, 290, 190), (float(sizes.min()) - 0.08, float(sizes.max()) + 0.08), limits)
     plot.write(70, 16, shorten_label(panel.title, 40), "title")
     ticks = sorted(set(panel.n_participants.tolist()))
-    plot.axis("participants pretrained on", [(math.log10(one), f"{one:g}") for one in ticks])
+    plot.axis("pretraining participants", [(math.log10(one), f"{one:g}") for one in ticks])
     plot.side(f"gain in {panel.label}")
     plot.line([(plot.x[0], 0), (plot.x[1], 0)], "reference")
     for seed in np.unique(panel.seeds):

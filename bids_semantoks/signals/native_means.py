@@ -49,7 +49,7 @@ def extract_native_means(volumes: Volumes, mask: Path, warp_path: Path, atlas: A
     if not here.any():
         raise RunFailed(
             "low_coverage",
-            f"No voxel of the atlas {atlas.name} is in the brain mask {mask} after applying the warp {{warp_path}}.",
+            f"No voxel of the atlas {atlas.name} is in the brain mask {mask} after applying the warp {warp_path}.",
         )
     parcels = parcels[here]
     shares, voxels = _build_shares(places[here], volumes.shape)

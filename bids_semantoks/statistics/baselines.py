@@ -3,7 +3,6 @@ letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -59,24 +58,31 @@ def build_connectivity_features(
     `weights` of each one's runs sum to 1.
 
     Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457
-    parcels. Raises ValueError for an unknown kind.
+    parcels; without weights all runs are held as well. Raises ValueError for an unknown kind.
     """
     unknown = set(kinds) - set(CONNECTIVITY)
     if unknown:
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
     needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
-    packed: dict[str, list[NDArray[np.float32]]] = {estimator: [] for estimator in sorted(needed)}
-    for runs, own in zip(participants, weights or itertools.repeat(None), strict=False):
-        for estimator, found in packed.items():
+    people = list(participants) if weights is None else participants
+    shares: Sequence[NDArray[np.float64] | None] = weights if weights is not None else [None for _ in people]
+    tables: dict[str, NDArray[np.float32]] = {}
+    for place, (runs, own) in enumerate(zip(people, shares, strict=True)):
+        for estimator in sorted(needed):
             covariance = compute_covariance(runs, estimator, own)
-            found.append(covariance[np.tril_indices(len(covariance))].astype(np.float32))
-    tables = {estimator: np.stack(packed.pop(estimator)) for estimator in list(packed)}
+            found = covariance[np.tril_indices(len(covariance))]
+            if estimator not in tables:
+                # A list of rows would stand beside the table that they are stacked into.
+                tables[estimator] = np.empty((len(shares), len(found)), dtype=np.float32)
+            tables[estimator][place] = found
     features: dict[str, Features] = {}
+    if "pearson" in kinds:
+        features["pearson"] = KernelFeatures(name="pearson", kernel=_compute_correlation_gram(tables.pop("pearson")))
+    if "ledoit_wolf" in kinds:
+        kernel = _compute_correlation_gram(tables["ledoit_wolf"])
+        features["ledoit_wolf"] = KernelFeatures(name="ledoit_wolf", kernel=kernel)
     if "tangent" in kinds:
         features["tangent"] = TangentFeatures(name="tangent", packed=tables["ledoit_wolf"], n_components=n_components)
-    for kind in ("pearson", "ledoit_wolf"):
-        if kind in kinds:
-            features[kind] = KernelFeatures(name=kind, kernel=_compute_correlation_gram(tables[kind]))
     return tuple(features[kind] for kind in kinds)
 
 
@@ -101,20 +107,15 @@ def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
     return gram
 
 
-def build_parcel_features(
-    participants: Iterable[Sequence[NDArray[np.floating[Any]]]], weights: Sequence[NDArray[np.float64]] | None = None
-) -> TableFeatures:
-    """Tabulate the mean and log variance of each parcel, averaged over runs (T, P): (n, 2 P); 0 if absent."""
-    rows = []
-    for runs, own in zip(participants, weights or itertools.repeat(None), strict=False):
-        moments = []
-        for run in runs:
-            values = np.asarray(run, dtype=np.float64)
-            values = values[~np.isnan(values).all(axis=1)]
-            with np.errstate(divide="ignore"):
-                moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
-        rows.append(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=own))
-    return TableFeatures(name="parcel_moments", values=np.stack(rows))
+def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[np.float64] | None = None) -> Floats:
+    """Compute the mean and log variance (2 P,) of each parcel, averaged over runs (T, P); 0 where absent."""
+    moments = []
+    for run in runs:
+        values = np.asarray(run, dtype=np.float64)
+        values = values[~np.isnan(values).all(axis=1)]
+        with np.errstate(divide="ignore"):
+            moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
+    return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
 
 
 def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures:

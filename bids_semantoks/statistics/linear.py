@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logit
 
 from bids_semantoks.records import Floats, Indices
@@ -56,18 +57,23 @@ def cross_validate_all(
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> list[Predictions]:
-    """Predict targets with the same splits as `cross_validate` does for each: they share the span of a split,
-    the most expensive step for wide features."""
+    """Predict targets with the same splits as `cross_validate` does for each: they share the span of a split, and
+    values also what is solved in its inner folds, the most expensive steps for wide features."""
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     tables = [PredictionTable(target, shape) for target in targets]
+    of_values = [table for table in tables if not table.target.is_class]
 
     def predict(split: Split) -> None:
         """Predict all targets in one split."""
         train = np.sort(np.concatenate([split.train, split.validation]))
         span = features.compute_span(train, split.test, covariates)
         together = None if groups is None else groups[train]
+        penalties = iter(_choose_together(of_values, span, train, together, seed=seed + split.repetition))
         for table in tables:
-            _predict_fold(table, span, (split, train), together, seed=seed + split.repetition)
+            if table.target.is_class:
+                _predict_classes(table, span, (split, train), together, seed=seed + split.repetition)
+            else:
+                _predict_values(table, span, (split, train), next(penalties))
 
     # Each fold fills cells of its own. The first repetition comes last, as a permutation test goes on with its spans.
     run_folds(predict, splits[::-1], each=each)
@@ -76,47 +82,46 @@ def cross_validate_all(
     ]
 
 
-def _predict_fold(
-    table: PredictionTable, span: Span, part: tuple[Split, Indices], groups: NDArray[Any] | None, *, seed: int
-) -> None:
-    """Predict the tested rows of a split from its sorted training rows, of which `groups` are the groups."""
-    (split, train), target = part, table.target
-    labels = target.compute_labels(train)[train]
-    fold_of = build_inner_folds(
-        np.arange(len(train)),
-        strata=labels.astype(np.int64) if target.is_class else None,
-        groups=groups,
-        n_folds=N_INNER_FOLDS,
-        seed=seed,
-    )
-    predict = _predict_classes if target.is_class else _predict_values
-    scores, penalty, logits = predict(span, labels, fold_of, table.scores.shape[2])
-    table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=logits)
+def _choose_together(
+    tables: Sequence[PredictionTable], span: Span, train: Indices, groups: NDArray[Any] | None, *, seed: int
+) -> list[float]:
+    """Choose the penalty of each table of values, NaN without features."""
+    if not len(span.eigenvalues) or not tables:
+        return [np.nan] * len(tables)
+    columns = np.column_stack([table.target.values[train] for table in tables])
+    return [float(penalty) for penalty in choose_fold_penalties(span, columns, groups, seed=seed)]
 
 
-def _predict_values(span: Span, labels: Floats, fold_of: Indices, _: int) -> tuple[Floats, float, None]:
-    """Predict test rows by ridge regression, also returning the penalty."""
-    if not len(span.eigenvalues):
-        return np.full((len(span.test), 1), labels.mean()), np.nan, None
-    penalty = _choose(compute_fold_errors(span, labels, fold_of))
-    return fit_ridge(span, labels[:, None], np.array([penalty])).predict(span.test), penalty, None
+def _predict_values(table: PredictionTable, span: Span, part: tuple[Split, Indices], penalty: float) -> None:
+    """Predict the tested rows of a split by ridge regression on its sorted training rows, by the mean without
+    features."""
+    (split, train), labels = part, table.target.values[part[1]]
+    scores = np.full((len(span.test), 1), labels.mean())
+    if len(span.eigenvalues):
+        scores = fit_ridge(span, labels[:, None], np.array([penalty])).predict(span.test)
+    table.add((split.repetition, split.fold), (train, split.test), scores, penalty)
 
 
 def _predict_classes(
-    span: Span, labels: Floats, fold_of: Indices, n_classes: int
-) -> tuple[Floats, float, tuple[Floats, Floats]]:
-    """Predict class probabilities of test rows by logistic regression, also returning the penalty and the decision
-    values of training and test rows."""
+    table: PredictionTable, span: Span, part: tuple[Split, Indices], groups: NDArray[Any] | None, *, seed: int
+) -> None:
+    """Predict class probabilities of the tested rows of a split by logistic regression on its sorted training rows, of
+    which `groups` are the groups."""
+    (split, train), n_classes = part, table.scores.shape[2]
+    labels = table.target.compute_labels(train)[train].astype(np.int64)
+    fold_of = build_inner_folds(np.arange(len(train)), strata=labels, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
     is_class = (labels[:, None] == np.arange(n_classes)).astype(np.float64)  # (n, K)
     codes = is_class[:, 1:] if n_classes == 2 else is_class
-    if not len(span.eigenvalues):
+    if len(span.eigenvalues):
+        penalty = _choose(_compute_log_losses(span, codes, labels, fold_of))
+        fit = fit_logistic(span, codes, np.full(codes.shape[1], penalty))
+        logits = fit.predict(span.test)
+        scores, decided = compute_probabilities(logits), (fit.predict(span.train), logits)
+    else:
         level = logit(np.clip(codes.mean(axis=0), 1e-3, 1 - 1e-3))
-        constant = np.tile(level, (len(span.train), 1)), np.tile(level, (len(span.test), 1))
-        return np.tile(is_class.mean(axis=0), (len(span.test), 1)), np.nan, constant
-    penalty = _choose(_compute_log_losses(span, codes, labels.astype(np.int64), fold_of))
-    fit = fit_logistic(span, codes, np.full(codes.shape[1], penalty))
-    logits = fit.predict(span.test)
-    return compute_probabilities(logits), penalty, (fit.predict(span.train), logits)
+        scores, penalty = np.tile(is_class.mean(axis=0), (len(span.test), 1)), np.nan
+        decided = np.tile(level, (len(span.train), 1)), np.tile(level, (len(span.test), 1))
+    table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=decided)
 
 
 def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Indices) -> Floats:
@@ -186,30 +191,18 @@ def fit_ridge(span: Span, targets: Floats, penalties: Floats) -> LinearFit:
 
 
 def compute_fold_errors(span: Span, targets: Floats, fold_of: Indices, penalties: Floats = PENALTIES) -> Floats:
-    """Compute the mean squared error (a,) or (a, m) of ridge regression over held-out folds without refitting, for
-    targets (n,) or (n, m).
-
-    The errors of left-out rows g are (I - H_gg)^-1 e_g: H is the hat matrix, e the residuals of the fit to all rows.
-    """
+    """Compute the mean squared error (a,) or (a, m) of ridge regression over held-out folds, without a new
+    decomposition, for targets (n,) or (n, m). What is solved for a fold and a penalty serves all targets."""
     columns = targets.reshape(len(targets), -1)
-    axes = span.train / np.sqrt(span.eigenvalues)
-    kept = span.eigenvalues[:, None] / (span.eigenvalues[:, None] + penalties * compute_mean_eigenvalue(span))
-    projected = axes.T @ (columns - columns.mean(axis=0))
-    # The constant is one more axis that is never shrunk.
-    flat = np.column_stack([axes, np.full(len(columns), len(columns) ** -0.5)])
-    roots = np.sqrt(np.vstack([kept, np.ones(len(penalties))]))
+    columns = columns - columns.mean(axis=0)
+    projected, ridge = span.train.T @ columns, penalties * compute_mean_eigenvalue(span)
     errors = np.zeros((len(penalties), columns.shape[1]))
-    step = max(1, _MOST_CELLS // (len(columns) * len(penalties)))
-    for start in range(0, columns.shape[1], step):
-        some = slice(start, start + step)
-        centred = columns[:, some] - columns[:, some].mean(axis=0)
-        shape = len(penalties), centred.shape[1]
-        shrunk = (kept[:, :, None] * projected[:, None, some]).reshape(len(kept), shape[0] * shape[1])
-        residuals = centred[:, None] - (axes @ shrunk).reshape(len(columns), *shape)  # (n, a, m)
-        for fold in np.unique(fold_of):
-            part, own = flat[fold_of == fold], residuals[fold_of == fold]
-            solve = _leave_out_by_rows if len(part) <= part.shape[1] else _leave_out_by_axes
-            errors[:, some] += (solve(part, roots, own) ** 2).sum(axis=0)
+    for fold in np.unique(fold_of):
+        part, own = span.train[fold_of == fold], columns[fold_of == fold]
+        # The constant is one more axis, of length 1, that is never shrunk.
+        part = np.column_stack([part, np.full(len(part), len(columns) ** -0.5)])
+        left_out = _leave_out_by_rows if len(part) <= part.shape[1] else _leave_out_by_axes
+        errors += left_out(span.eigenvalues, projected, part, own, ridge)
     return (errors / len(columns)).reshape(len(penalties), *targets.shape[1:])
 
 
@@ -222,23 +215,45 @@ def choose_fold_penalties(span: Span, targets: Floats, groups: NDArray[Any] | No
     return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
 
 
-def _leave_out_by_rows(part: Floats, roots: Floats, residuals: Floats) -> Floats:
-    """Solve (I - H_gg) x = e for each penalty: rows (g, r), roots of shrinkage (r, a), residuals (g, a, m) -> same."""
-    solved = np.empty_like(residuals)
-    for index in range(roots.shape[1]):
-        scaled = part * roots[:, index]
-        solved[:, index] = np.linalg.solve(np.eye(len(part)) - scaled @ scaled.T, residuals[:, index])
-    return solved
+def _leave_out_by_rows(eigenvalues: Floats, projected: Floats, part: Floats, own: Floats, ridge: Floats) -> Floats:
+    """Sum the squared errors (a, m) in rows g that are left out, (I - H_gg)^-1 e_g: H is the hat matrix, e the
+    residuals of the fit to all rows. `projected` (r, m) are targets in the axes, `part` (g, r + 1) the axes and `own`
+    (g, m) the targets of g."""
+    errors = np.zeros((len(ridge), own.shape[1]))
+    step = max(1, _MOST_CELLS // own.size)
+    for start in range(0, len(ridge), step):
+        some = ridge[start : start + step]
+        gains = 1 / (eigenvalues[:, None] + some)  # (r, some)
+        shrunk = (gains[:, :, None] * projected[:, None]).reshape(len(gains), -1)
+        residuals = own[:, None] - (part[:, :-1] @ shrunk).reshape(len(own), len(some), -1)
+        for index in range(len(some)):
+            scaled = part * np.sqrt(np.append(gains[:, index], 1.0))
+            solved = _solve(scaled @ scaled.T, np.ones(len(part)), residuals[:, index])
+            errors[start + index] = (solved**2).sum(axis=0)
+    return errors
 
 
-def _leave_out_by_axes(part: Floats, roots: Floats, residuals: Floats) -> Floats:
-    """Solve the same where axes are fewer than rows: (I - U U')^-1 = I + U (I - U' U)^-1 U' (Woodbury)."""
-    solved, gram, projected = residuals.copy(), part.T @ part, np.tensordot(part.T, residuals, 1)
-    for index in range(roots.shape[1]):
-        root = roots[:, index, None]
-        inner = np.eye(len(gram)) - gram * (root * root.T)
-        solved[:, index] += part @ (root * np.linalg.solve(inner, root * projected[:, index]))
-    return solved
+def _leave_out_by_axes(eigenvalues: Floats, projected: Floats, part: Floats, own: Floats, ridge: Floats) -> Floats:
+    """Sum the same where axes are fewer than rows, by a fit to the other rows, whose products with the axes are those
+    of all rows less those of g."""
+    errors = np.zeros((len(ridge), own.shape[1]))
+    gram = part.T @ part
+    others = np.vstack([projected, np.zeros(own.shape[1])]) - part.T @ own
+    step = max(1, _MOST_CELLS // own.size)
+    for start in range(0, len(ridge), step):
+        some = ridge[start : start + step].tolist()
+        slopes = [_solve(gram, np.append(eigenvalues + penalty, 1.0), others) for penalty in some]
+        fitted = (part @ np.hstack(slopes)).reshape(len(own), len(slopes), -1)
+        errors[start : start + step] = ((own[:, None] - fitted) ** 2).sum(axis=0)
+    return errors
+
+
+def _solve(product: Floats, diagonal: Floats, right: Floats) -> Floats:
+    """Solve (D - P) x = y for a symmetric matrix P that leaves the difference from the diagonal positive definite."""
+    system = np.negative(product)
+    system[np.diag_indices_from(system)] += diagonal
+    # Transposed it is as LAPACK wants it, and not copied.
+    return np.asarray(cho_solve(cho_factor(system.T, overwrite_a=True, check_finite=False), right, check_finite=False))
 
 
 def choose_loo_penalties(span: Span, targets: Floats, penalties: Floats = PENALTIES) -> Floats:

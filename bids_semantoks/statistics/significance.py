@@ -4,7 +4,7 @@ letters: n rows, m columns (real labels first, then permutations)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +24,9 @@ from bids_semantoks.statistics.splits import Split
 from bids_semantoks.statistics.targets import Target
 
 _MIN_ORDERS: Final = 20
+
+#: Cells of the columns that are solved at once: 160 MB.
+_MOST_CELLS: Final = 20_000_000
 
 #: Below this p value, and with an interval that excludes chance, a score is above chance.
 SIGNIFICANT: Final = 0.05
@@ -94,7 +97,41 @@ def permute_scored_ridge(
     Columns (n, m) hold the values and their permutations (`permute_target`), NaN where there is none; the other
     arguments are those of `cross_validate`.
     """
-    first = min(split.repetition for split in splits)
+    return permute_scored_ridges(features, [columns], splits, covariates=covariates, groups=groups, seed=seed)[0]
+
+
+def permute_scored_ridges(
+    features: Features,
+    tables: Iterable[Floats],
+    splits: Sequence[Split],
+    *,
+    covariates: Floats | None = None,
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> list[PermutationTest]:
+    """Test the columns (n, m) of several targets that have the same splits as `permute_scored_ridge` tests each."""
+    tests: list[PermutationTest] = []
+    waiting: list[Floats] = []
+    shared: dict[str, Any] = {"covariates": covariates, "groups": groups, "seed": seed}
+    for columns in tables:
+        if waiting and (len(waiting) + 1) * columns.size > _MOST_CELLS:
+            tests += _permute_together(features, waiting, splits, **shared)
+            waiting = []
+        waiting.append(columns)
+    return tests + (_permute_together(features, waiting, splits, **shared) if waiting else [])
+
+
+def _permute_together(
+    features: Features,
+    tables: Sequence[Floats],
+    splits: Sequence[Split],
+    *,
+    covariates: Floats | None,
+    groups: NDArray[Any] | None,
+    seed: int,
+) -> list[PermutationTest]:
+    """Test tables whose columns are solved at once."""
+    columns, first = np.hstack(tables), min(split.repetition for split in splits)
     predicted, fold_of = np.zeros_like(columns), np.full(len(columns), -1, dtype=np.int64)
 
     def predict(split: Split) -> None:
@@ -108,7 +145,9 @@ def permute_scored_ridge(
 
     run_folds(predict, [split for split in splits if split.repetition == first])
     tested = fold_of >= 0
-    return _build_test("r", "first", _compute_correlations(predicted[tested], columns[tested], fold_of[tested]))
+    scores = _compute_correlations(predicted[tested], columns[tested], fold_of[tested])
+    ends = np.cumsum([table.shape[1] for table in tables])
+    return [_build_test("r", "first", part) for part in np.split(scores, ends[:-1])]
 
 
 def average_tests(tests: Sequence[PermutationTest]) -> PermutationTest:

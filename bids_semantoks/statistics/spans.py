@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,8 +16,8 @@ from bids_semantoks.records import Floats, Indices
 #: Directions with a smaller share of the largest eigenvalue are rounding.
 CUTOFF = 1e-10
 
-#: Covariances unpacked at a time: 27 MB of 457 parcels.
-_BLOCK = 16
+#: Covariances unpacked at a time, 27 MB of 457 parcels, and matrices decomposed at a time, 20 MB of 100 components.
+_BLOCK, _MANY = 16, 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,15 +58,23 @@ class TableFeatures:
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Remove covariates (n, c), centre and scale by the training rows; constant features are dropped."""
         design_train, design_test = build_covariate_designs(train, test, covariates)
+        # Copies of their own, changed in place: of 50,000 rows each takes half a gigabyte.
         values_train, values_test = (np.asarray(self.values[rows], dtype=np.float64) for rows in (train, test))
         fit = np.linalg.pinv(design_train) @ values_train
-        size = np.abs(values_train).max(axis=0, initial=0.0)
-        values_train = values_train - design_train @ fit
-        values_test = values_test - design_test @ fit
-        deviation = np.sqrt((values_train**2).mean(axis=0))
+        size = np.maximum(values_train.max(axis=0, initial=0.0), -values_train.min(axis=0, initial=0.0))
+        for values, design in ((values_train, design_train), (values_test, design_test)):
+            for some in _cut(values):
+                values[some] -= design[some] @ fit
+        total = np.zeros((0, len(size)))
+        for some in _cut(values_train):
+            # In the order of rows, as one sum over all of them would be.
+            total = np.add.reduce(np.vstack([total, values_train[some] ** 2]), axis=0, keepdims=True)
+        deviation = np.sqrt(total[0] / len(train))
         varies = deviation > 1e-10 * size
         scale = np.where(varies, deviation, np.inf)
-        return rotate_table(values_train / scale, values_test / scale)
+        values_train /= scale
+        values_test /= scale
+        return rotate_table(values_train, values_test)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -87,6 +97,12 @@ class KernelFeatures:
         """Centre and remove covariates (n, c) by the training rows, as for a table of unscaled features."""
         designs = build_covariate_designs(train, test, covariates)
         return rotate_kernel(self.kernel[np.ix_(train, train)], self.kernel[np.ix_(test, train)], designs)
+
+
+def _cut(values: Floats) -> Iterator[slice]:
+    """Cut the rows of a table into parts of 8 MB."""
+    step = max(1, 2**20 // max(values.shape[1], 1))
+    return (slice(start, start + step) for start in range(0, len(values), step))
 
 
 def _check_finite(name: str, values: NDArray[Any]) -> None:
@@ -178,28 +194,43 @@ class TangentFeatures:
         to keep the inner products of the matrices."""
         values, axes = np.linalg.eigh(_unpack(self.packed[train].mean(axis=0, dtype=np.float64)))
         whitening = axes[:, -self.n_components :] / np.sqrt(values[-self.n_components :])  # (P, k)
-        rows = np.concatenate([train, test])
-        blocks = range(0, len(rows), _BLOCK)
-        reduced = [whitening.T @ _unpack(self.packed[rows[start : start + _BLOCK]]) @ whitening for start in blocks]
-        matrices = np.concatenate(reduced)  # (rows, k, k)
+        rows, size = np.concatenate([train, test]), whitening.shape[1]
+        matrices = np.empty((len(rows), size, size))
+        for start in range(0, len(rows), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            matrices[some] = whitening.T @ _unpack(self.packed[rows[some]]) @ whitening
         for _ in range(self.n_steps):
-            mean = _map_eigenvalues(matrices[: len(train)], np.log).mean(axis=0)
-            turn = _map_eigenvalues(mean, lambda x: np.exp(-x / 2))
-            matrices = turn @ matrices @ turn
-        lower = np.tril_indices(matrices.shape[-1])
+            total = np.zeros((size, size))
+            for start in range(0, len(train), _MANY):
+                found = _map_eigenvalues(matrices[start : min(start + _MANY, len(train))], np.log)
+                total = np.add.reduce(np.concatenate([total[None], found]), axis=0)
+            turn = _map_eigenvalues(total / len(train), lambda x: np.exp(-x / 2))
+            for start in range(0, len(rows), _MANY):
+                matrices[start : start + _MANY] = turn @ matrices[start : start + _MANY] @ turn
+        lower = np.tril_indices(size)
         weight = np.where(lower[0] == lower[1], 1.0, np.sqrt(2.0))
-        vectors = _map_eigenvalues(matrices, np.log)[:, *lower] * weight
+        vectors = np.empty((len(rows), len(weight)))
+        for start in range(0, len(rows), _MANY):
+            vectors[start : start + _MANY] = (
+                _map_eigenvalues(matrices[start : start + _MANY], np.log)[:, *lower] * weight
+            )
         return vectors[: len(train)], vectors[len(train) :]
 
 
 def _unpack(packed: NDArray[Any]) -> Floats:
     """Unpack lower triangles (..., e) into symmetric matrices (..., P, P)."""
     n_parcels = int(np.sqrt(2 * packed.shape[-1]))
+    full = np.take(packed, _find_places(n_parcels), axis=-1).astype(np.float64)
+    return np.asarray(full.reshape(*packed.shape[:-1], n_parcels, n_parcels))
+
+
+@functools.cache
+def _find_places(n_parcels: int) -> Indices:
+    """Find where each entry (P * P,) of a symmetric matrix lies in its lower triangle."""
     rows, columns = np.tril_indices(n_parcels)
-    full: Floats = np.empty((*packed.shape[:-1], n_parcels, n_parcels))
-    full[..., rows, columns] = packed
-    full[..., columns, rows] = packed
-    return full
+    places = np.empty((n_parcels, n_parcels), dtype=np.int64)
+    places[rows, columns] = places[columns, rows] = np.arange(len(rows))
+    return places.ravel()
 
 
 def _map_eigenvalues(matrices: Floats, function: Any) -> Floats:

@@ -1,28 +1,28 @@
 #!/bin/bash
-# Submit the participant level as a job array, and the group level after it.
+# Submit the participant level as a job array, followed by the group level.
 #
 #   cluster/slurm/submit.sh BIDS_DIR OUT_DIR [options of bids_semantoks]
 #
-# Tasks of an array never fetch anything. The dry run below fetches into the cache what is lacking, where this machine has
-# a network; else, or for a container that keeps no cache, bring atlas, transforms and weights first, once, and let the
-# tasks see them:
+# Array tasks never download anything. The dry run below downloads missing files to the cache if this machine has network
+# access; otherwise, or for a container without a persistent cache, download atlas, transforms and weights once and make
+# them available to the tasks:
 #
 #   bids_semantoks-fetch /data/assets --space MNI152NLin6Asym       # and/or fsLR, fsaverage5 ...
 #   export BIDS_SEMANTOKS_CACHE_DIR=/data/assets                    # Apptainer: also APPTAINERENV_BIDS_SEMANTOKS_CACHE_DIR
 #
-# A dry run over names, settings and recorded statuses says which participants have something left to do, so that the
-# same call again submits only those. It opens no image; what a task skipped before is left out as long as its files and
-# the settings are the same.
-# Settings, by environment:
-#   BIDS_SEMANTOKS   how the program is started [bids_semantoks], such as
+# A dry run over names, settings and recorded statuses finds participants with remaining work, so that repeating the
+# call submits only those. It opens no images; runs skipped before are omitted as long as their files and the settings
+# are unchanged.
+# Settings (environment variables):
+#   BIDS_SEMANTOKS   command that starts the program [bids_semantoks], e.g.
 #                    "apptainer run --cleanenv --no-home -B /data /data/bids_semantoks.sif"
-#   BLOCK            participants of one task [1; more where the array would exceed the cluster's MaxArraySize]
-#   AT_ONCE          tasks that run at a time [100]
-#   RETRY_FAILED     no: leave runs alone that failed with the same files and settings [yes]
+#   BLOCK            participants per task [1; more if the array would exceed the cluster's MaxArraySize]
+#   AT_ONCE          maximum number of simultaneous tasks [100]
+#   RETRY_FAILED     no: do not retry runs that failed with the same files and settings [yes]
 #   GROUP            no: no group job [yes]
-#   PROBE_ARRAY      no: one group job for all phenotypes [yes: several have a task each, which a last job joins]
-#   SBATCH_ARGS      more arguments of sbatch, such as "--partition=long --account=me"
-# Prints the numbers of the array and of the group job.
+#   PROBE_ARRAY      no: one group job for all phenotypes [yes: one task per phenotype, joined by a final job]
+#   SBATCH_ARGS      additional sbatch arguments, e.g. "--partition=long --account=me"
+# Prints the job IDs of the array and of the group job.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -35,12 +35,12 @@ block=${BLOCK:-1}
 
 plan=$("${program[@]}" "$bids_dir" "$out_dir" participant "$@" --dry-run --format tsv)
 labels=() refused="" n_left_alone=0
-# Empty cells are n/a, so that tabs never stand side by side, which read would take for one.
+# Empty cells are n/a, so that there are no consecutive tabs, which `read` would merge.
 while IFS=$'\t' read -r run participant action reason recorded message is_current; do
-    # What was recorded of other files or settings says nothing about this call.
+    # Statuses with other files or settings do not apply to this call.
     test "$is_current" = true || recorded=n/a
     case $action-$recorded in
-        # Skipped for good; but every run needs its status once.
+        # Skipped for good; but every run needs a status once.
         keep-* | skip-skipped) continue ;;
         refuse-*) refused=yes && printf '%s: %s\n' "$run" "$message" >&2 ;;
         *-failed)
@@ -60,7 +60,7 @@ mkdir -p "$job"
 printf '%s\n' "$bids_dir" "$out_dir" >"$job/directories"
 printf '%s\n' "${program[@]}" >"$job/program"
 printf '%s\n' "$@" >"$job/options"
-# A task names its own participants; those of the call would count beside them.
+# A task selects its own participants; those of the call would be added to them.
 task_options=() option="" n_phenotypes=0
 for argument in "$@"; do
     case $argument in
@@ -75,7 +75,7 @@ for argument in "$@"; do
 done
 printf '%s\n' "${task_options[@]}" >"$job/task-options"
 
-# Indices of an array are smaller than this.
+# Array indices are smaller than this.
 largest=$({ scontrol show config 2>/dev/null || true; } | sed -n 's/^MaxArraySize *= *//p')
 largest=$((${largest:-1001} - 1))
 after=()
@@ -105,7 +105,7 @@ if test "${GROUP:-yes}" = yes; then
             "$here/group.sbatch" "$job" array)
         echo "embedding job: $embedding"
         echo "array of $n_phenotypes phenotypes: $probes"
-        # What a task could not do, the last job does itself.
+        # The final job does what a task could not do.
         after=("--dependency=afterany:${probes%%;*}" --kill-on-invalid-dep=yes)
     fi
     group=$(sbatch --parsable "--output=$job/group.log" "${after[@]}" "${sbatch_args[@]}" "$here/group.sbatch" "$job")

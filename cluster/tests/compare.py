@@ -3,7 +3,7 @@
 Usage: python cluster/tests/compare.py ONE OTHER [--level participant]
 
 Embeddings may differ by rounding, since the kernels that a machine chooses depend on its threads; everything else must
-agree in every byte. Exits with 1 and names the first files that differ.
+be identical. Exits with 1 and lists the first files that differ.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 TOLERANCE = 1e-5
-#: What a run took is not a result, and distances of embeddings differ by rounding as these do.
+#: Timings are not results, and distances between embeddings differ by rounding as these do.
 TIMES = ("seconds", "peak_rss_mb", "window_similarity", "cohort_distance")
 
 
 def find_tables(root: Path, level: str) -> dict[str, Path]:
-    """Find the tables and arrays below a folder, but logs, by relative path."""
+    """Find the tables and arrays below a folder, except logs, by relative path."""
     paths = {str(path.relative_to(root)): path for path in root.rglob("*") if path.suffix in (".tsv", ".npy")}
     logs = {name: path for name, path in paths.items() if not name.startswith("logs/")}
     return {name: path for name, path in logs.items() if level == "group" or name.startswith("sub-")}
@@ -35,7 +35,7 @@ def read_numbers(path: Path) -> np.ndarray:
 
 
 def read_results(path: Path) -> bytes:
-    """Read a file without the columns that say what a run took."""
+    """Read a file without the timing columns."""
     if path.name not in ("group_status.tsv", "group_qc.tsv"):
         return path.read_bytes()
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
@@ -44,7 +44,7 @@ def read_results(path: Path) -> bytes:
 
 
 def find_difference(one: Path, other: Path) -> float:
-    """Find the largest difference: 0 for the same bytes, infinity where no rounding explains it."""
+    """Find the largest difference: 0 for the same bytes, infinity if rounding does not explain it."""
     if read_results(one) == read_results(other):
         return 0.0
     if "_embedding" not in one.name and "_tokens" not in one.name and "phenotype" not in one.parts:
@@ -54,7 +54,7 @@ def find_difference(one: Path, other: Path) -> float:
 
 
 def main() -> None:
-    """Compare and say how much agrees."""
+    """Compare and report the agreement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("one", type=Path)
     parser.add_argument("other", type=Path)
@@ -68,7 +68,7 @@ def main() -> None:
     if wrong:
         sys.exit(f"{len(wrong)} of {len(one)} tables differ: {list(wrong.items())[:5]}")
     same = sum(value == 0 for value in differences.values())
-    print(f"{len(one)} tables agree, {same} of them in every byte; largest difference {max(differences.values()):.1e}")
+    print(f"{len(one)} tables agree, {same} of them byte for byte; largest difference {max(differences.values()):.1e}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the image and run the demo study in it, with neither a daemon nor a registry: debootstrap makes the base image.
+# Build the image and run the demo study in it without daemon or registry: debootstrap creates the base image.
 #
 # Needs root, buildah and debootstrap (apt-get install buildah debootstrap). Takes about 10 GB below SCRATCH.
 # Usage: cluster/tests/image.sh
@@ -7,7 +7,7 @@
 # cuda (tried on the CPU; what it has for compiling is looked at); MIRROR of Debian; SCRATCH and KEEP=yes to leave
 # everything there, and then REUSE=yes to take the image of that run
 set -euo pipefail
-# debootstrap, chroot and the daemons are programs of the administrator, not in everybody's PATH.
+# debootstrap, chroot and the daemons are system programs that may not be in PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -64,7 +64,7 @@ test -z "$(find "$root/home" -mindepth 1)"
 test -z "$(find "$root/opt" ! -perm -004 ! -type l)"
 buildah inspect "$IMAGE" >"$SCRATCH/inspect.json"
 grep -q '"org.opencontainers.image.licenses": "Apache-2.0"' "$SCRATCH/inspect.json"
-# What the builder was told of indexes must not travel with the image.
+# Index settings of the build must not end up in the image.
 for value in "${pip_settings[@]}"; do
     ! grep --fixed-strings --quiet -- "${value#*=*=}" "$SCRATCH/inspect.json"
 done

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Do by hand what `apptainer build Singularity.scratch.def` and `apptainer test` do, where there is no Apptainer.
+# Emulate `apptainer build Singularity.scratch.def` and `apptainer test` without Apptainer.
 #
 # debootstrap makes the root from the file's header; %files are copied, %post runs in it as root, %test and %runscript
 # as an ordinary user without home, in a root that is mounted read-only, with its own /tmp and no network, as in a
-# container. What this cannot show: that Apptainer itself accepts the file, its image format, and --nv.
+# container. Not covered: whether Apptainer itself accepts the file, its image format, and --nv.
 #
 # Needs root and debootstrap. Usage: cluster/tests/singularity.sh
 # Settings, by environment: PYTHON, one with pip as configured here; SOURCE, what is built; MIRROR of Debian;
 # SCRATCH and KEEP=yes to leave everything there, and then REUSE=yes to take the root of that run.
 set -euo pipefail
-# debootstrap, chroot and the daemons are programs of the administrator, not in everybody's PATH.
+# debootstrap, chroot and the daemons are system programs that may not be in PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,7 +24,7 @@ say() { printf '== %s\n' "$*"; }
 finish() {
     status=$?
     set +e
-    # Unmounted before anything is removed, so that nothing outside is.
+    # Unmount before removing anything, so that nothing outside is removed.
     for path in "${mounted[@]}"; do umount "$path" 2>/dev/null; done
     if grep -q " $SCRATCH/" /proc/mounts; then say "still mounted below $SCRATCH"; exit 1; fi
     if test -z "${KEEP:-}"; then rm -rf --one-file-system "$SCRATCH"; else say "kept $SCRATCH"; fi

@@ -31,7 +31,7 @@ finish() {
     if test -n "$is_up"; then
         scancel --user=root 2>/dev/null
         scancel --signal=KILL --full --user=root 2>/dev/null
-        # Steps that cannot report their end any more would stay.
+        # Steps that can no longer report their end would remain.
         for _ in $(seq 60); do
             squeue --noheader 2>/dev/null | grep -q . || break
             sleep 1
@@ -101,7 +101,7 @@ for _ in $(seq 30); do
 done
 test -n "$is_up" || { echo "SLURM did not start" >&2; exit 1; }
 
-# One processor a task here; what the scripts ask for is for real data.
+# One CPU per task here; the scripts request resources for real data.
 export SBATCH_ARGS="--cpus-per-task=1 --mem=0"
 state() { scontrol --oneliner show job "$1" 2>/dev/null; }
 wait_for() {
@@ -115,7 +115,7 @@ wait_for() {
 }
 UNFINISHED="PENDING|RUNNING|CONFIGURING|COMPLETING|REQUEUE"
 wait_until_over() {
-    # No answer is not the end: a busy controller answers late.
+    # No answer does not mean the job has ended: a busy controller responds late.
     for _ in $(seq 600); do
         over=yes
         for one in "$@"; do
@@ -162,7 +162,7 @@ wait_for "$group" 'Reason=Dependency' 20
 job=$(echo "$out"/logs/slurm/*)
 victim=""
 for _ in $(seq 600); do
-    # The first program that has its libraries loaded: killed in the middle of its work.
+    # Kill the first program that has loaded its libraries, in the middle of its work.
     for process in /proc/[0-9]*; do
         { tr '\0' ' ' <"$process/cmdline" | grep -q -- "$out participant .*--participant-label" &&
             grep -zq '^SLURM_ARRAY_TASK_ID=' "$process/environ"; } 2>/dev/null || continue

@@ -48,7 +48,7 @@ code = bs.run(
 # skipped, with its reason; the others are not affected. ``--fd-threshold`` scrubs volumes with motion.
 
 code = bs.run(
-    [bids_dir, out_dir, "participant", *options, "--fd-threshold", "0.12", "-q"]
+    [bids_dir, out_dir, "participant", *options, "--fd-threshold", "0.2", "-q"]
 )
 print("exit code", code)
 

@@ -136,7 +136,7 @@ def test_an_audit_stands_beside_probes_and_works_without_a_table_of_people(
     [
         (("--audit", "--signals-only"), 4, "--audit needs embeddings"),
         (("--audit", "--probe", "age", "--probe-part", "1"), 4, "--probe-part"),
-        (("--audit", "--n-bins", "2"), 4, "--n-bins would do nothing without --probe"),
+        (("--audit", "--n-bins", "2"), 4, "--n-bins has no effect without --probe"),
         (("--audit", "--group-by", "family"), 3, "family"),
     ],
 )

@@ -165,12 +165,12 @@ def test_results_of_parts_know_their_preparations(study: Path, group: Group) -> 
 @pytest.mark.parametrize(
     ("given", "more", "code", "message"),
     [
-        ("{less}", (), 4, "must name a preparation by letters and digits, found ''"),
-        ("no-gsr={less}", (), 4, "must name a preparation by letters and digits, found 'no-gsr'"),
-        ("main={less}", (), 4, "has the name of the preparation in OUT_DIR"),
-        ("a={less} a={whole}", (), 4, "-d gives two preparations the name a"),
-        ("a={less} b={less}/../less_out", (), 4, "is the folder of -d a="),
-        ("a={whole}", (), 4, "is the folder of OUT_DIR again"),
+        ("{less}", (), 4, "letters and digits, found ''"),
+        ("no-gsr={less}", (), 4, "letters and digits, found 'no-gsr'"),
+        ("main={less}", (), 4, "uses the reserved name main"),
+        ("a={less} a={whole}", (), 4, "two preparations named a"),
+        ("a={less} b={less}/../less_out", (), 4, "is the same folder as -d a="),
+        ("a={whole}", (), 4, "is the same folder as OUT_DIR"),
         ("a={less}/nowhere", (), 3, "nowhere is not a directory"),
         ("a={series}", (), 3, "is not an output directory of bids_semantoks: found written by XCP-D 0.10.0"),
         ("a={less}/logs", (), 3, "is not an output directory of bids_semantoks: found no dataset_description.json"),
@@ -183,7 +183,7 @@ def test_results_of_parts_know_their_preparations(study: Path, group: Group) -> 
         ),
         ("a={less}", ("--n-windows", "3"), 4, "was made with other settings: n_windows"),
         ("a={less}", ("--participant-label", *ABSENT), 3, "Participant '05', '11' not found in"),
-        ("a={less}", ("--pretrain",), 4, "with --pretrain would compare embeddings that are not there yet"),
+        ("a={less}", ("--pretrain",), 4, "with --pretrain would compare embeddings that do not exist"),
     ],
 )
 def test_what_cannot_be_a_preparation_ends_before_any_work(
@@ -202,7 +202,7 @@ def test_damaged_signals_count_as_absent(study: Path, group: Group, tmp_path: Pa
     path.write_text(path.read_text().replace("\n", "\n\n", 1))
     code, said = group(*ASKED, "-d", f"noGSR={copy}", "--dry-run")
     assert code == 0, said
-    assert "The run is left out of the preparation noGSR" in said
+    assert "in the preparation noGSR" in said
     assert "3 participants have no signals in the preparation noGSR" in said
     assert "17 participants; " in said
 

@@ -25,6 +25,6 @@ def test_a_class_that_a_covariate_makes_too_small_is_named() -> None:
 def test_bins_that_nobody_falls_into_are_refused() -> None:
     target = Target(name="score", values=np.array([0.0] * 30 + list(range(1, 12))), n_bins=4)
     splits = build_splits(target.compute_strata(), n_repeats=1)
-    with pytest.raises(InputError, match=r"score cannot be cut into 4 bins .* share the value 0"):
+    with pytest.raises(InputError, match=r"score .* 4 bins .* the value 0"):
         check_classes(target, splits)
     check_classes(dataclasses.replace(target, n_bins=0), splits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
 import numpy as np
@@ -119,16 +118,16 @@ def test_what_does_not_fit_is_said(tmp_path):
         load_surface_atlas(path, space="fsaverage5", directory=None)
     with pytest.raises(AtlasError, match="MNI152NLin6Asym"):
         check_is_volumetric(path, "MNI152NLin6Asym")
-    with pytest.raises(AtlasError, match="The atlas Demo457 is known on no surface, the data lie on surfaces in fsLR"):
+    with pytest.raises(AtlasError, match=r"Demo457.*fsLR"):
         load_surface_atlas("Demo457", space="fsLR", directory=None)
-    with pytest.raises(AtlasError, match=r"There is no atlas .*absent.dlabel.nii"):
+    with pytest.raises(AtlasError, match=r"absent\.dlabel\.nii not found"):
         find_all_spaces(tmp_path / "absent.dlabel.nii", directory=None)
     image = tmp_path / "a.nii.gz"
     image.touch()
-    with pytest.raises(AtlasError, match=r"a.nii.gz is made of images"):
+    with pytest.raises(AtlasError, match=r"a.nii.gz is volumetric"):
         load_surface_atlas(image, space="fsLR", directory=None)
     path.write_bytes(b"nothing")
-    with pytest.raises(AtlasError, match="cannot be read: is no CIFTI-2 file"):
+    with pytest.raises(AtlasError, match="cannot be read: is not a CIFTI-2 file"):
         load_surface_atlas(path, space="fsLR", directory=None)
 
 
@@ -206,7 +205,7 @@ def test_a_file_that_changed_since_it_was_fetched_is_refused(tmp_path):
     was = hashlib.sha256(b"labels").hexdigest()
     path.with_name("lh.own.annot.sha256").write_text(f"{was}  lh.own.annot\n")
     now = hashlib.sha256(b"damaged").hexdigest()
-    with pytest.raises(AtlasError, match=re.escape(f"has the SHA-256 {now}, but {was} when it was fetched")):
+    with pytest.raises(AtlasError, match=f"{now}.* {was} "):
         build_surface_volume(describe(path), [4], [0])
 
 

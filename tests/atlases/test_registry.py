@@ -157,7 +157,7 @@ def test_only_names_are_registered(tmp_path, monkeypatch):
 def test_cortex_alone_masks_subcortex_and_cerebellum(shared):
     atlas = load_atlas("Schaefer400", space=SPACE, directory=shared / "atlas")
     match = match_parcels(atlas.parcels, atlas.networks, default_layout())
-    assert match.warnings == ("The atlas has no parcels of Subcortex, Cerebellum: the encoder sees them as masked.",)
+    assert "The atlas has no parcels of Subcortex" in str(match.warnings)
     assert match.order.tolist() == [*range(400), *[-1] * 57]
 
 

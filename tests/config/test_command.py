@@ -56,9 +56,9 @@ def test_several_encoders_are_one_to_embed_by_and_others_to_compare_with(tmp_pat
     group = ["in", "out", "group"]
     embedding = command.parse([*group, "--model", "a", "b", "c"]).embedding
     assert (embedding.model, embedding.more_models) == ("a", ("b", "c"))
-    with pytest.raises(ConfigurationError, match="--model names 2 encoders, a and b"):
+    with pytest.raises(ConfigurationError, match=r"--model.*2 encoders"):
         parse("--model", "a", "b")
-    with pytest.raises(ConfigurationError, match="--model names 2 encoders, a and b"):
+    with pytest.raises(ConfigurationError, match=r"--model.*2 encoders"):
         command.parse([*group, "--pretrain", "--model", "a", "b"])
     # One encoder on the command line replaces all of an earlier call.
     path = tmp_path / "config.json"
@@ -133,7 +133,7 @@ def test_config_file_with_unknown_keys_is_refused(tmp_path):
     ("arguments", "message"),
     [
         (("--band-pass", "0.1", "0.01"), "found 0.1 0.01"),
-        (("--band-pass", "0.1", "0.2", "--no-band-pass"), "contradict"),
+        (("--band-pass", "0.1", "0.2", "--no-band-pass"), "--no-band-pass"),
         (("--fd-threshold", "-1"), r"found -1\.0"),
         *[
             (("--motion-filter", text), f"found '{text}'")

@@ -99,10 +99,10 @@ def problems_of(root: Path, **selection: object) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        (f"sub-01_task-rest_run-1_run-1_space-{C2009}_desc-preproc_bold.nii.gz", "the entity run- stands there twice"),
-        ("sub-01_task-rest_bold_desc-filtered_timeseries.dtseries.nii", "'bold' stands inside the name"),
-        ("sub-01_ses-1_task-rest_run-01_bold_timeseries.dtseries.nii", "'bold' stands inside the name"),
-        (f"sub-01__task-rest_space-{C2009}_desc-preproc_bold.nii.gz", "two underscores"),
+        (f"sub-01_task-rest_run-1_run-1_space-{C2009}_desc-preproc_bold.nii.gz", "the entity run-"),
+        ("sub-01_task-rest_bold_desc-filtered_timeseries.dtseries.nii", "'bold'"),
+        ("sub-01_ses-1_task-rest_run-01_bold_timeseries.dtseries.nii", "'bold'"),
+        (f"sub-01__task-rest_space-{C2009}_desc-preproc_bold.nii.gz", "underscores"),
         (f"sub-01_task-move_space-{C2009}_bold.nii.gz", "desc-preproc"),
         (f"sub-01_task-move_space-{C2009}_desc-optcom_bold.nii", "desc-preproc"),
         (f"task-rest_space-{C2009}_desc-preproc_bold.nii.gz", "(sub-)"),
@@ -163,7 +163,7 @@ def test_an_unreadable_name_fails_its_run_and_no_other(own_study, tmp_path, app)
     out = tmp_path / "out"
     code, text = app(own_study, out, "--participant-label", "001", "003", "--signals-only")
     assert code == 7
-    assert "the entity acq- stands there twice" in text
+    assert "the entity acq-" in text
     (status,) = out.glob("logs/sub-001/sub-001_*_status.json")
     assert json.loads(status.read_text())["reason"] == "unreadable_name"
     code, text = app(own_study, out, "--participant-label", "001", "--signals-only", "--dry-run")
@@ -174,7 +174,7 @@ def test_a_dataset_in_which_no_name_can_be_read_says_why(tmp_path):
     root = write_description(tmp_path / "abcd", {**FMRIPREP, "GeneratedBy": [{"Name": "abcd-hcp-pipeline"}]})
     name = "sub-01_ses-1_task-rest_bold_desc-filtered_timeseries.dtseries.nii"
     write_files(root, name)
-    with pytest.raises(InputError, match=f"looks like a run is {name}: 'bold' stands inside the name"):
+    with pytest.raises(InputError, match=f"{name}:.*'bold'"):
         runs_of(root)
 
 

@@ -128,7 +128,7 @@ def test_a_state_is_found_wherever_it_is(content, check, pack):
 
 def test_encoders_that_cannot_be_told_apart_are_refused(content, check):
     state = teacher(content["model_state_dict"])
-    with pytest.raises(ModelError, match=r"holds 2 encoders: a\.backbone, b\.backbone"):
+    with pytest.raises(ModelError, match=r"2 encoders: a\.backbone, b\.backbone"):
         check({"a": state, "b": zeros(state)})
     with pytest.raises(ModelError, match=r"twice, with different values"):
         check({**state, **before("module.")(zeros(state))})
@@ -158,7 +158,7 @@ def test_numbers_of_both_generations_of_numpy_are_read(content, tmp_path, core):
 
 def test_what_runs_code_is_refused_with_a_remedy(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
-    with pytest.raises(ModelError, match=r"Linear.*nothing in it was executed\. Save the tensors alone"):
+    with pytest.raises(ModelError, match="the tensors"):
         load_encoder(tmp_path / "whole.pt")
 
 
@@ -263,7 +263,7 @@ def test_a_missing_shard_and_several_candidates_are_named(ours):
         load_encoder(directory)
     (directory / "model.safetensors.index.json").unlink()
     torch.save(tensors, directory / "epoch9.pth")
-    with pytest.raises(ModelError, match=r"holds 2 weights files: epoch9\.pth, model-00001-of-00002"):
+    with pytest.raises(ModelError, match=r"2 weights files: epoch9\.pth, model-00001-of-00002"):
         load_encoder(directory)
     assert load_encoder(directory / "epoch9.pth").name == "epoch9"
 
@@ -281,19 +281,19 @@ def test_an_encoder_of_ours_under_another_name_describes_itself(tmp_path, small_
     path = (tmp_path / "e" / "model.safetensors").rename(tmp_path / "sent.safetensors")
     loaded = load_encoder(path)
     assert (loaded.name, loaded.layout, loaded.details) == ("sent", small_layout, {})
-    assert "what it was trained on is not known" in caplog.text
+    assert "config.json" in caplog.text
 
 
 def test_folders_that_hold_no_encoder_say_what_is_there(tmp_path, small_config, small_layout):
     write_checkpoint(tmp_path / "encoders" / "mine", build_encoder(small_config, small_layout, 1))
-    with pytest.raises(ModelError, match="Encoders are in its folders mine"):
+    with pytest.raises(ModelError, match="folders mine"):
         load_encoder(tmp_path / "encoders")
     (tmp_path / "new" / "checkpoints").mkdir(parents=True)
     state = tmp_path / "new" / "checkpoints" / "step-00000010.pt"
     torch.save({"format": "bids_semantoks training 1", "tensors": {}}, state)
-    with pytest.raises(ModelError, match="training has not ended: the same call with --pretrain goes on"):
+    with pytest.raises(ModelError, match=r"training has not finished; .*--pretrain"):
         load_encoder(tmp_path / "new")
-    with pytest.raises(ModelError, match="saved state of a training that has not ended"):
+    with pytest.raises(ModelError, match="saved state of an unfinished training"):
         load_encoder(state)
 
 
@@ -321,7 +321,7 @@ def test_no_message_is_long(tmp_path):
     torch.save(names, tmp_path / "foreign.pth")
     torch.save({f"key{i}": [1] for i in range(3000)}, tmp_path / "keys.pth")
     for path in tmp_path.iterdir():
-        with pytest.raises(ModelError, match="holds no teacher_encoder") as caught:
+        with pytest.raises(ModelError, match="teacher_encoder") as caught:
             load_encoder(path)
         assert len(str(caught.value)) < 500
 

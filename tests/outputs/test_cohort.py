@@ -35,7 +35,7 @@ def test_runs_are_in_or_out_once_with_the_reason_of_this_call_first(tmp_path):
         "runs": 2,
         "participants_out": 3,
         "runs_out": 4,
-        "reasons": ["2 with too little data left", "1 with too little of the atlas covered", "1 mystery reason"],
+        "reasons": ["2 with too little data left", "1 with low coverage of the atlas", "1 mystery reason"],
     }
 
 

@@ -163,7 +163,8 @@ def test_a_study_in_which_nothing_worked() -> None:
 
 
 def test_every_reason_has_a_remedy() -> None:
-    assert {*RunFailed.reasons, *RunSkipped.reasons, "no_derivatives", cohort.EXCLUDED} == REMEDIES.keys()
+    own = {"no_derivatives", "other_preparation", cohort.EXCLUDED}
+    assert {*RunFailed.reasons, *RunSkipped.reasons, *own} == REMEDIES.keys()
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             page.locator("#filter").fill("failed")
             expect(lines).to_have_count(8)
             page.locator("#filter").fill("speed>3")
-            expect(page.locator("#problem")).to_contain_text("No column is called speed")
+            expect(page.locator("#problem")).to_contain_text("Unknown column speed")
             page.locator("#clear").click()
             # Dragging over the right half of a strip leaves its runs.
             strip = page.locator('canvas[data-key="tsnr"]')

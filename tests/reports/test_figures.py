@@ -17,7 +17,7 @@ def test_a_failing_figure_is_said_and_takes_its_old_one_along(tmp_path, caplog):
 
     assert not write_figure(path, fail)
     assert not path.exists()
-    assert "old.svg could not be drawn: ZeroDivisionError: no pixels" in caplog.text
+    assert "old.svg: ZeroDivisionError: no pixels" in caplog.text
 
 
 def test_a_figure_is_svg_with_text_or_png(tmp_path):

@@ -18,7 +18,7 @@ def test_figures_are_drawn_from_what_pages_draw(study, outputs, tmp_path, app, k
     shutil.copytree(outputs, tmp_path / "out")
     code, text = app(study, tmp_path / "out", "--reports-only", "--figures", kind, "--participant-label", "001")
     assert code == 0
-    assert "could not be drawn" not in text
+    assert "Could not draw figure" not in text
     folder = tmp_path / "out" / "sub-001" / "figures"
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{STEM}_desc-{word}_bold.{kind}" for word in WORDS)
     for path in folder.iterdir():

@@ -89,9 +89,9 @@ def test_what_is_in_the_way_of_a_download(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         assert find_obstacle(address).startswith("the network cannot be reached (127.0.0.1:")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
-    assert find_obstacle(address) == "a job of an array (SLURM_ARRAY_TASK_ID=4) fetches nothing"
+    assert "(SLURM_ARRAY_TASK_ID=4)" in find_obstacle(address)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert find_obstacle(address) == "HF_HUB_OFFLINE forbids to fetch it"
+    assert find_obstacle(address) == "downloads are disabled (HF_HUB_OFFLINE)"
 
 
 VARIABLES = (
@@ -223,23 +223,25 @@ def test_a_file_comes_whole_with_its_checksum(tmp_path, server, caplog, capfd):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("absent", "file cannot be fetched: the server answers 404 Not Found ({place})."),
-        ("short", "file cannot be fetched to {folder}: 2303900 of 2304000 bytes came."),
-        ("empty", "file cannot be fetched to {folder}: it is empty."),
+        ("absent", ("404 Not Found ({place})",)),
+        ("short", ("{folder}: 2303900 of 2304000 bytes",)),
+        ("empty", ("{folder}: it is empty",)),
     ],
 )
 def test_what_does_not_come_whole_leaves_nothing(tmp_path, server, path, words):
     folder = tmp_path / "to"
     with pytest.raises(AtlasError) as caught:
         download(f"{server}/{path}", folder / "file")
-    assert str(caught.value) == words.format(place=server.split("/")[-1], folder=folder)
+    text = str(caught.value)
+    assert text.startswith("file ")
+    assert all(one.format(place=server.split("/")[-1], folder=folder) in text for one in words)
     assert not list(folder.iterdir())
 
 
 def test_a_server_that_is_gone_and_a_folder_that_cannot_be(tmp_path, server, monkeypatch):
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "a" / "b"
-    with pytest.raises(AtlasError, match=rf"c cannot be fetched to {below}: \[Errno 20\] Not a directory: "):
+    with pytest.raises(AtlasError, match=rf"{below}: \[Errno 20\]"):
         download(f"{server}/file", below / "c")
     monkeypatch.setattr(downloads, "find_obstacle", lambda address: "")
     with socket.socket() as closed:
@@ -247,7 +249,7 @@ def test_a_server_that_is_gone_and_a_folder_that_cannot_be(tmp_path, server, mon
         address = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
         with pytest.raises(AtlasError) as caught:
             download(address, tmp_path / "c")
-    assert str(caught.value) == f"c cannot be fetched to {tmp_path}: [Errno 111] Connection refused."
+    assert f" {tmp_path}: [Errno 111] Connection refused." in str(caught.value)
 
 
 def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_path, monkeypatch):
@@ -256,10 +258,10 @@ def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_p
     source.write_bytes(CONTENT)
     download(source.as_uri(), tmp_path / "to" / "c")
     assert (tmp_path / "to" / "c").read_bytes() == CONTENT
-    with pytest.raises(AtlasError, match=r"a%20b.nii.gz has the SHA-256 [0-9a-f]{64}, expected 00: the file was dam"):
+    with pytest.raises(AtlasError, match=r"a%20b.nii.gz.*SHA-256 [0-9a-f]{64}, expected 00:"):
         download(source.as_uri(), tmp_path / "to" / "d", pin=Pin(sha256=("00",)))
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["c", "c.sha256"]
-    with pytest.raises(AtlasError, match="e is not here, and HF_HUB_OFFLINE forbids to fetch it"):
+    with pytest.raises(AtlasError, match=r"^e .*HF_HUB_OFFLINE"):
         download("https://localhost/e", tmp_path / "to" / "e")
 
 
@@ -267,7 +269,7 @@ def test_a_file_on_this_machine_is_copied_and_another_than_expected_is_not(tmp_p
     ("pin", "words"),
     [
         ({"size": len(CONTENT) + 1}, f"has {len(CONTENT)} bytes, expected {len(CONTENT) + 1}"),
-        ({"size": len(CONTENT), "md5": "0" * 32}, f"has the MD5 {hashlib.md5(CONTENT).hexdigest()}, expected 000"),
+        ({"size": len(CONTENT), "md5": "0" * 32}, f"MD5 {hashlib.md5(CONTENT).hexdigest()}, expected 000"),
         ({"sha256": ("00", "11")}, "expected 00"),
     ],
 )
@@ -308,7 +310,7 @@ def test_a_file_is_compared_with_its_record(tmp_path):
     record.write_bytes(b"\xff\xfe")
     assert check_file(path) == sha256
     record.write_text(f"{'0' * 64}  a\n")
-    with pytest.raises(AtlasError, match=rf"but {'0' * 64} when it was fetched \(a.sha256\)"):
+    with pytest.raises(AtlasError, match=rf"{'0' * 64}.*\(a.sha256\)"):
         check_file(path)
 
 

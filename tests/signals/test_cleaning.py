@@ -192,7 +192,7 @@ def test_more_regressors_than_volumes_can_bear(signals):
     with pytest.raises(RunSkipped, match=r"106 of 141 volumes.*100 regressors.*least 107") as skipped:
         clean_signals(signals, many, scrubbed, **arguments)
     assert skipped.value.reason == "too_few_kept"
-    with pytest.raises(RunFailed, match="41 of 41 volumes are kept, but 100 regressors") as failed:
+    with pytest.raises(RunFailed, match=r"41 of 41 volumes.*100 regressors") as failed:
         clean_signals(signals[:41], many[:41], np.ones(41, bool), **arguments)
     assert failed.value.reason == "bad_confounds"
 

@@ -94,7 +94,7 @@ def test_parcel_under_the_coverage_is_absent(tmp_path, bold, atlas):
     np.testing.assert_array_equal(signals.present, [True, False, True, True])
     assert np.isnan(signals.values[:, 1]).all()
     assert np.isnan(signals.raw[:, 1]).all()
-    assert all(part in signals.warnings for part in ("1 of 4 parcels", "0.5 and", "p2."))
+    assert all(part in str(signals.warnings) for part in ("1 of 4 parcels", "0.5 and", "p2."))
 
 
 def test_no_parcel_with_enough_coverage(tmp_path, bold, atlas):
@@ -215,7 +215,7 @@ def test_padding_at_the_end_is_dropped(tmp_path, mask, atlas, fill):
     # What is dropped at the end is interpolated for the trend, so that it is another line.
     np.testing.assert_allclose(signals.raw[:33], expected.raw, rtol=1e-6)
     assert np.isnan(signals.values[33:]).all()
-    assert all(part in signals.warnings for part in ("8 volumes", "n/a."))
+    assert all(part in str(signals.warnings) for part in ("8 volumes", "n/a."))
     config = SignalsConfig(denoise="none", band_pass=None, min_time=68.0)
     with pytest.raises(RunSkipped, match="33 of 41 volumes are kept") as skipped:
         extract_signals(run, atlas, config, NONE)
@@ -237,7 +237,7 @@ def test_volumes_of_nan_are_lost_and_spoil_no_other(tmp_path, mask, atlas, lost,
     assert signals.coverage.tolist() == [1.0] * P
     assert signals.n_padding == (2 if lost == [39, 40] else 0)
     named = ", ".join(map(str, lost))
-    assert all(part in signals.warnings for part in (f"{len(lost)}", "NaN", f"n/a: {named}", "0)."))
+    assert all(part in str(signals.warnings) for part in (f"{len(lost)}", "NaN", f"n/a: {named}", "0)."))
 
 
 def test_a_volume_of_zeros_is_lost(tmp_path, mask, atlas):
@@ -245,7 +245,7 @@ def test_a_volume_of_zeros_is_lost(tmp_path, mask, atlas):
     stored[..., 12] = 0
     signals = extract_signals(build_run(write_bold(tmp_path / "bold.nii.gz", stored), mask), atlas, CONFIG, NONE)
     assert np.flatnonzero(~signals.kept).tolist() == [12]
-    assert all(part in signals.warnings for part in ("1 volumes are 0 in", "n/a: 12", "0)."))
+    assert all(part in str(signals.warnings) for part in ("1 volumes are 0 in", "n/a: 12", "0)."))
 
 
 def test_a_parcel_that_varies_in_dropped_volumes_only_is_absent(tmp_path, mask, atlas):
@@ -256,7 +256,7 @@ def test_a_parcel_that_varies_in_dropped_volumes_only_is_absent(tmp_path, mask, 
     config = SignalsConfig(denoise="none", band_pass=None, min_time=0.0, dummy_scans="1")
     signals = extract_signals(run, atlas, config, NONE)
     assert signals.present.tolist() == [True, True, False, True]
-    assert all(part in signals.warnings for part in ("1 of 4 parcels", "p3."))
+    assert all(part in str(signals.warnings) for part in ("1 of 4 parcels", "p3."))
     stored[:] = 500
     stored[..., 0] = 0
     with pytest.raises(RunFailed, match=r"No parcel of .* varies over its 40 kept volumes") as failed:
@@ -366,7 +366,7 @@ def test_censored_and_interpolated_volumes_are_dropped(tmp_path: Path, atlas: At
     signals = extract(bold, atlas, confounds=write_outliers(tmp_path, T))
     assert np.flatnonzero(~signals.kept).tolist() == CENSORED
     assert np.isnan(signals.values[CENSORED]).all()
-    assert all(part in signals.warnings for part in ("4 volumes", "xcp_d 0.10.6", "n/a."))
+    assert all(part in str(signals.warnings) for part in ("4 volumes", "xcp_d 0.10.6", "n/a."))
 
 
 def test_volumes_that_were_left_out_are_put_back(tmp_path: Path, atlas: Atlas) -> None:
@@ -383,7 +383,7 @@ def test_volumes_that_were_left_out_are_put_back(tmp_path: Path, atlas: Atlas) -
     assert np.isnan(signals.raw[~kept]).all()
     expected = clean_signals(means, np.zeros((T + 4, 0)), kept, repetition_time=2.0, band_pass=None)
     np.testing.assert_allclose(signals.values, expected, rtol=1e-3, atol=1e-4)
-    assert all(part in signals.warnings for part in ("4 censored", "xcp_d 0.10.6 and", "n/a."))
+    assert all(part in str(signals.warnings) for part in ("4 censored", "xcp_d 0.10.6 and", "n/a."))
     assert np.nanmax(signals.framewise_displacement) == pytest.approx(0.5)
 
 

@@ -162,7 +162,7 @@ def test_missing_parameters_are_refused(tmp_path: Path, parameters: np.ndarray) 
     path = write_table(tmp_path / "few.tsv", {"trans_x": parameters[:, 0], "framewise_displacement": parameters[:, 1]})
     with pytest.raises(RunFailed, match=r"trans_y,.*--motion-filter lp:0.1"):
         select(path, motion_filter="lp:0.1")
-    with pytest.raises(RunFailed, match="but --motion-filter needs one") as caught:
+    with pytest.raises(RunFailed, match="--motion-filter") as caught:
         select(None, motion_filter="lp:0.1")
     assert "none without --motion-filter to" in caught.value.hint
     parameters[40, 4] = np.nan

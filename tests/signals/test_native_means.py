@@ -154,7 +154,7 @@ def test_what_lies_outside_is_refused(tmp_path):
     empty = np.zeros(NATIVE)
     empty[0, 0, 0] = 1
     case = build_case(tmp_path / "b", build_volumes(), inside=empty, labels=np.where(LABELS == 5, LABELS, 0))
-    with pytest.raises(RunFailed, match=r"No voxel of the atlas .*mask\.nii\.gz by the warp .*warp\.nii\.gz"):
+    with pytest.raises(RunFailed, match=r"mask\.nii\.gz"):
         extract_native_means(*case)
     with pytest.raises(RunFailed, match="in parcels and mask are constant"):
         extract_native_means(*build_case(tmp_path / "c", np.full((*NATIVE, T), 3, dtype="i2")))

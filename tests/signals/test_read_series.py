@@ -441,9 +441,8 @@ def test_motion_is_read_where_it_fits(tmp_path: Path, values_parcellated_signals
     assert np.isnan(signals.framewise_displacement).all()
     assert f"sub-01_task-rest_motion.tsv has 2 rows for {T}" in str(signals.warnings)
     motion.write_text("framewise_displacement\n" + "fast\n" * T)
-    assert read_parcellated_signals(path, tables=(motion,)).warnings == (
-        f"Motion is unknown: {motion} has 'fast' in row 1 of column framewise_displacement, expected a number or n/a.",
-    )
+    (note,) = read_parcellated_signals(path, tables=(motion,)).warnings
+    assert f"{motion} has 'fast' in row 1 of column framewise_displacement" in note
 
 
 def damage(path: Path, line: int, old: str, new: str) -> None:
@@ -532,7 +531,7 @@ def test_atlas_of_a_directory(tmp_path: Path) -> None:
         load(PARCELS, asked=str(folder), label="C")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(AtlasError, match=r"empty holds 0 tables"):
+    with pytest.raises(AtlasError, match="tables"):
         load(PARCELS, asked=str(empty))
 
 
@@ -559,9 +558,9 @@ def test_atlas_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     table = write_atlas(tmp_path / "other.tsv", ("X", "Y"))
     with pytest.raises(AtlasError, match=r"other\.tsv"):
         load(PARCELS, asked=str(table))
-    with pytest.raises(AtlasError, match=r"Schaefer400 does not fit the series of atlas A.*--input-type images"):
+    with pytest.raises(AtlasError, match=r"Schaefer400.*--input-type"):
         load(("X", "Y"), asked="Schaefer400")
-    with pytest.raises(AtlasError, match="There is no atlas Schaefr400") as raised:
+    with pytest.raises(AtlasError, match="Schaefr400 not found") as raised:
         load(("X", "Y"), asked="Schaefr400")
     assert "Did you mean Schaefer400" in raised.value.hint
 

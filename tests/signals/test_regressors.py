@@ -349,7 +349,7 @@ def test_no_table_fails_unless_nothing_needs_it(tmp_path):
     for missing in (None, tmp_path / "gone.tsv"):
         with pytest.raises(RunFailed, match="--denoise"):
             select(missing)
-        with pytest.raises(RunFailed, match=r"no confounds table.*--fd-threshold needs one") as caught:
+        with pytest.raises(RunFailed, match="--fd-threshold") as caught:
             select(missing, "none", fd_threshold=0.5)
         assert caught.value.reason == "no_confounds"
         chosen = select(missing, "none", dummy_scans="2")
@@ -361,7 +361,7 @@ def test_no_table_fails_unless_nothing_needs_it(tmp_path):
 def test_no_displacement_is_a_warning_unless_scrubbing(tmp_path):
     path = make_table(tmp_path, without=("framewise_displacement",))
     assert any("framewise_displacement" in warning for warning in select(path, n_volumes=N_ROWS).warnings)
-    with pytest.raises(RunFailed, match="lacks framewise_displacement, needed for --fd-threshold"):
+    with pytest.raises(RunFailed, match=r"framewise_displacement,.*--fd-threshold"):
         select(path, n_volumes=N_ROWS, fd_threshold=0.5)
 
 
@@ -373,7 +373,7 @@ def test_datalad_files_without_content_are_skipped(tmp_path):
     assert caught.value.reason == "no_content"
     pointer = tmp_path / "pointer.tsv"
     pointer.write_text("/annex/objects/MD5E-s100--abc.tsv\n")
-    with pytest.raises(RunSkipped, match=r"pointer\.tsv is a datalad file"):
+    with pytest.raises(RunSkipped, match=r"pointer\.tsv"):
         select(pointer)
 
 

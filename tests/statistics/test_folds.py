@@ -6,9 +6,15 @@ import time
 import numpy as np
 import pytest
 
+from bids_semantoks.statistics import linear, significance
 from bids_semantoks.statistics.folds import SharedSpans, run_folds, use_threads
 from bids_semantoks.statistics.linear import cross_validate, cross_validate_all
-from bids_semantoks.statistics.significance import compute_permutation_test
+from bids_semantoks.statistics.significance import (
+    compute_permutation_test,
+    permute_scored_ridge,
+    permute_scored_ridges,
+    permute_target,
+)
 from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target
@@ -83,13 +89,34 @@ def test_a_failing_fold_ends_the_others():
 
 def test_targets_with_the_same_splits_share_the_spans_and_are_predicted_as_each_alone(values):
     age, sex = make_targets(values)
+    fluency = Target(name="fluency", values=values[:, 2] - values[:, 0] ** 2)
     splits = build_splits(sex.compute_strata(), n_repeats=2)
     features = Counted(KernelFeatures(name="k", kernel=compute_gram(values)))
-    together = cross_validate_all(features, [age, sex], splits)
+    together = cross_validate_all(features, [age, sex, fluency], splits)
     assert features.n == 10
-    for target, found in zip((age, sex), together, strict=True):
+    for target, found in zip((age, sex, fluency), together, strict=True):
         alone = cross_validate(features, target, splits)
         assert (found.target, found.scores.tobytes()) == (target.name, alone.scores.tobytes())
+
+
+@pytest.mark.parametrize("most_cells", [10**6, 200])
+def test_values_with_the_same_splits_are_permuted_as_each_alone(values, most_cells, monkeypatch):
+    # Within the cells that may be solved at once, or in parts.
+    monkeypatch.setattr(significance, "_MOST_CELLS", most_cells)
+    monkeypatch.setattr(linear, "_MOST_CELLS", most_cells)
+    age, _ = make_targets(values)
+    targets = [age, Target(name="fluency", values=values[:, 2] - age.values)]
+    splits = build_splits(np.zeros(N, dtype=np.int64))
+    for features in (
+        KernelFeatures(name="k", kernel=compute_gram(values)),
+        TableFeatures(name="x", values=values[:, :5]),
+    ):
+        tables = [permute_target(target, n_permutations=7, seed=1) for target in targets]
+        together = permute_scored_ridges(features, iter(tables), splits)
+        for table, found in zip(tables, together, strict=True):
+            alone = permute_scored_ridge(features, table, splits)
+            np.testing.assert_allclose([found.value, *found.null], [alone.value, *alone.null], rtol=1e-9)
+            assert found.p_value == alone.p_value
 
 
 def test_the_most_recent_spans_are_kept_within_the_memory_they_may_take(values):

@@ -87,7 +87,7 @@ def test_encoders_of_several_seeds_are_repetitions_of_one_model():
 def test_encoders_that_were_tested_on_other_splits_are_refused():
     first, second = make_values("m"), make_values("n")
     second.fold[1, 1] = 1
-    with pytest.raises(ValueError, match="encoders beside m were not tested on the same folds of y"):
+    with pytest.raises(ValueError, match="the same folds of y as m"):
         stack_seeds([first, second])
 
 
@@ -170,7 +170,7 @@ def test_a_constant_model_only_moves_the_level_of_an_ensemble():
 def test_models_that_cannot_be_averaged_are_refused():
     first, second = make_values("m"), make_values("n")
     second.fold[1, 1] = 1
-    with pytest.raises(ValueError, match="models beside m were not tested on the same folds of y"):
+    with pytest.raises(ValueError, match="the same folds of y as m"):
         average_models([first, second], "both")
     whole = make_logits([0.0], [0.5])
     with pytest.raises(ValueError, match="1 of 2 models have no decision values"):

@@ -129,12 +129,12 @@ def test_sessions_of_a_participant_share_the_role():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(0, 0, "p99", "test")], "name none of the 47 participants here: they name 1, such as p99, and here is p00"),
-        ([(0, 0, "p99", "test"), (0, 0, "p01", "train")], "Nobody is left in test of repetition 0, fold 0"),
-        ([(0, 0, "p01", "tset")], "Role 'tset'"),
+        ([(0, 0, "p99", "test")], "none of the 47 participants: .* 1, such as p99; .* p00"),
+        ([(0, 0, "p99", "test"), (0, 0, "p01", "train")], "Repetition 0, fold 0 .* test set"),
+        ([(0, 0, "p01", "tset")], "'tset'"),
         ([(0, 0, "p01", "test"), (0, 0, "p01", "train")], "p01 is both test and train"),
         ([(2, 0, "p01", "test"), (2, 1, "p01", "test")], "p01 is tested twice in repetition 2"),
-        ([(0, 1, "p01", "train")], "Nobody is left in test of repetition 0, fold 1"),
+        ([(0, 1, "p01", "train")], "Repetition 0, fold 1 .* test set"),
         ([], "no rows"),
     ],
 )
@@ -149,7 +149,7 @@ def test_people_who_are_not_here_are_passed_over():
     (split,) = read_split_table([*absent, *here], NAMES)
     assert (split.test.tolist(), split.train.tolist()) == ([1], [2])
     # Those who train are named, if not here, so the others do not.
-    with pytest.raises(InputError, match="Nobody is left in train"):
+    with pytest.raises(InputError, match="empty train set"):
         read_split_table([here[0], absent[0]], NAMES)
 
 
@@ -225,7 +225,7 @@ def test_too_small_classes_and_too_few_groups_are_refused():
     values = np.zeros(N)
     values[:4] = 1
     strata = compute_strata(values, is_class=True)
-    with pytest.raises(InputError, match="smallest class or bin has 4 members, but 5 parts"):
+    with pytest.raises(InputError, match=r"4 members,.*5 parts"):
         build_splits(strata)
     with pytest.raises(InputError, match="3 groups cannot be divided into 5 folds"):
         build_splits(make_strata(), groups=np.arange(N) % 3)
@@ -235,7 +235,7 @@ def test_groups_that_leave_a_fold_empty_are_refused():
     sizes = ((5, 3), (6, 0), (0, 4), (9, 8), (0, 4))
     strata = np.concatenate([np.repeat([0, 1], pair) for pair in sizes])
     groups = np.repeat(np.arange(5), [sum(pair) for pair in sizes])
-    with pytest.raises(InputError, match="too unequal to be divided into 5 folds"):
+    with pytest.raises(InputError, match="for 5 folds"):
         build_splits(strata, groups=groups, n_repeats=1)
 
 

@@ -228,7 +228,7 @@ def test_processes_that_never_come_are_said(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     monkeypatch.setattr(distributed, "_JOINING", datetime.timedelta(seconds=1))
-    with pytest.raises(ResourceError, match="Process 0 of 2 did not meet the others"):
+    with pytest.raises(ResourceError, match="Process 0 of 2 could not connect"):
         distributed._meet(0, 2)
 
 

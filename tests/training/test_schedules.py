@@ -134,5 +134,5 @@ def test_flat_schedules():
 
 
 def test_no_steps():
-    with pytest.raises(ValueError, match="found 0 steps an epoch and a batch of 8"):
+    with pytest.raises(ValueError, match="found 0 steps per epoch and a batch of 8"):
         build_schedules(TrainingConfig(), steps_per_epoch=0, batch_size=8, seed=0)

@@ -25,7 +25,7 @@
     return run;
   });
 
-  /* Columns by name, by what people call them, or by how their name begins. */
+  /* Columns by name, common alias or prefix of the name. */
   const names = { fd: "mean_fd", motion: "mean_fd", kept: "kept_seconds", scrubbed: "scrubbed_share", tr: "repetition_time", absent: "n_absent_parcels", networks: "n_masked_networks", similarity: "window_similarity", distance: "cohort_distance", volumes: "num_volumes", fit: "input_fit", warnings: "n_warnings" };
   const findColumn = (word) => {
     const low = word.toLowerCase();
@@ -33,7 +33,7 @@
     return exact >= 0 ? exact : keys.findIndex((key) => key.startsWith(low));
   };
 
-  /* fd>0.3 failed -sub-01: all terms must hold; a minus in front turns a term round. */
+  /* fd>0.3 failed -sub-01: all terms must match; a leading minus negates a term. */
   const readTerm = (term) => {
     const isNot = term.length > 1 && term.startsWith("-");
     const bare = isNot ? term.slice(1) : term;
@@ -43,10 +43,10 @@
       return (run) => run.search.includes(low) !== isNot;
     }
     const [, word, operator, text] = found, column = findColumn(word);
-    if (column < 0) throw new Error("No column is called " + word + ". Columns: " + keys.join(", ") + ".");
-    if (text === "") throw new Error("The term " + bare + " lacks a value.");
+    if (column < 0) throw new Error("Unknown column " + word + ". Columns: " + keys.join(", ") + ".");
+    if (text === "") throw new Error("The term " + bare + " has no value.");
     if (isText[column] || Number.isNaN(Number(text))) {
-      if (!["=", "==", "!="].includes(operator)) throw new Error(keys[column] + " is compared with a number, or by = and !=.");
+      if (!["=", "==", "!="].includes(operator)) throw new Error(keys[column] + " must be compared with a number, or with = or !=.");
       const low = text.toLowerCase();
       return (run) => (run.texts[column].toLowerCase().includes(low) === (operator !== "!=")) !== isNot;
     }
@@ -105,7 +105,7 @@
     button.title = head.title;
     head.replaceChildren(button);
     button.addEventListener("click", () => {
-      // First the worst, which for some measures are the lowest.
+      // Worst values first, which are the lowest for some measures.
       isDown = column === i ? !isDown : !(isText[i] || head.dataset.worse === "low");
       column = i;
       sort();
@@ -160,7 +160,7 @@
     const unscale = (x) => (isLog ? Math.exp(x) : x);
     const least = values.reduce((a, b) => Math.min(a, b), Infinity), most = values.reduce((a, b) => Math.max(a, b), -Infinity);
     let low = scale(least), high = scale(most);
-    // Limits that lie close by are part of the picture.
+    // Nearby limits are included in the range.
     for (const [, x] of limits) {
       const span = high - low || 1;
       if (scale(x) < high + 0.5 * span && scale(x) > low - 0.5 * span) {

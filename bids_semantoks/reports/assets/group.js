@@ -1,5 +1,5 @@
 "use strict";
-/* The charts of the group page with a mark a person: drawn on a canvas over the still picture, with zoom and the person
+/* The charts of the group page with one mark per participant: drawn on a canvas over the still image, with zoom and the one
    under the pointer. Names go into the page as text only. */
 (() => {
   const OKABE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A900", "#7a7f87"];
@@ -10,23 +10,23 @@
   const unpack = (packed) => packed.at.map((at) => packed.low + (at / 1000) * (packed.high - packed.low));
   const show = (value) => String(Number(value.toPrecision(4)));
 
-  /* Colours of the points, and what is said of one, by the variable chosen. */
+  /* Colours and labels of the points, by the chosen variable. */
   const build = (colouring, n) => {
     if (!colouring) return { colours: () => charts.colour("orange")(), say: () => "", keys: [] };
     if (colouring.numbers) {
       const known = colouring.numbers.filter((value) => value !== null).sort((a, b) => a - b);
-      /* Between the second and the 98th percentile, so that one person does not use up the colours. */
+      /* Between the 2nd and 98th percentile, so that outliers do not dominate the colour scale. */
       const low = known[Math.floor(0.02 * (known.length - 1))], high = known[Math.ceil(0.98 * (known.length - 1))];
       const place = (value) => VIRIDIS[Math.min(Math.max(Math.floor((8 * (value - low)) / (high - low || 1)), 0), 7)];
       return {
         colours: (i) => (colouring.numbers[i] === null ? charts.colour("line")() : place(colouring.numbers[i])),
-        say: (i) => colouring.name + " " + (colouring.numbers[i] === null ? "not known" : show(colouring.numbers[i])),
+        say: (i) => colouring.name + " " + (colouring.numbers[i] === null ? "unknown" : show(colouring.numbers[i])),
         keys: [[show(low)], ...VIRIDIS.map((colour) => ["", colour]), [show(high)]],
       };
     }
     return {
       colours: (i) => (colouring.codes[i] < 0 ? charts.colour("line")() : OKABE[colouring.codes[i] % OKABE.length]),
-      say: (i) => colouring.name + " " + (colouring.codes[i] < 0 ? "not known" : colouring.levels[colouring.codes[i]]),
+      say: (i) => colouring.name + " " + (colouring.codes[i] < 0 ? "unknown" : colouring.levels[colouring.codes[i]]),
       keys: [
         ...colouring.levels.slice(0, LISTED).map((level, code) => [level, OKABE[code % OKABE.length]]),
         ...(colouring.levels.length > LISTED ? [["and " + (colouring.levels.length - LISTED) + " more"]] : []),
@@ -67,7 +67,7 @@
       list();
     }
     const holder = make("div", box);
-    const hint = page.names.length + " points; drag to zoom, double-click for all.";
+    const hint = page.names.length + " points; drag to zoom, double-click to reset.";
     const output = make("output", box, hint);
     let near = -1;
 

@@ -29,7 +29,7 @@
     const at = colours.indexOf(pixel);
     return at < 0 ? null : low + ((at + 0.5) * (high - low)) / colours.length;
   };
-  const show = (value, digits = 3) => (value === null || value === undefined ? "not known" : String(Number(value.toPrecision(digits))));
+  const show = (value, digits = 3) => (value === null || value === undefined ? "unknown" : String(Number(value.toPrecision(digits))));
   const networkOf = (run, parcel) => {
     let name = "";
     for (const [label, first] of run.networks) if (first <= parcel) name = label;
@@ -97,7 +97,7 @@
     const scrubbed = new Set(run.scrubbed);
     const isKept = (i) => i >= run.dummy && i < run.volumes - run.padding && !scrubbed.has(i);
     const tools = make("div", box, "", "tools");
-    const output = make("output", tools, "Drag to zoom, double-click for the whole run; with the keyboard: arrows, + and -, Escape.");
+    const output = make("output", tools, "Drag to zoom, double-click to reset; keyboard: arrows, + and -, Escape.");
     const reset = make("button", tools, "Whole run");
     reset.type = "button";
     const lanes = [];
@@ -200,7 +200,7 @@
 
     const drawn = run.traces;
     if (drawn.fd || drawn.fd_filtered) {
-      const shown = [["fd", "ink", "measured"], ["fd_filtered", "blue", "filtered"]].filter(([key]) => drawn[key]);
+      const shown = [["fd", "ink", "unfiltered"], ["fd_filtered", "blue", "filtered"]].filter(([key]) => drawn[key]);
       const all = shown.map(([key]) => drawn[key]);
       const keys = shown.map(([, colour, name]) => [name, colour]);
       const top = Math.max(0.5, run.threshold || 0, ...all.flat().filter((x) => x !== null)) * 1.05;
