@@ -818,7 +818,7 @@ def test_the_same_splits_for_all_phenotypes_are_decomposed_once(
     assert (counts, folds) == ([3 * 5, 2 * 5], [(False, False), (True, False)])
     assert group(*call, "--same-splits", "--leave-out", "site")[0] == 4
     text = (found[1] / "logs" / "CITATION.md").read_text()
-    assert "the same for all phenotypes of the same people" in " ".join(text.split())
+    assert "the same for all phenotypes of the same participants" in " ".join(text.split())
 
 
 def test_tables_of_signals_are_parsed_once_where_there_is_a_work_directory(

@@ -180,7 +180,10 @@ def test_what_was_not_done_is_not_said(change, phrase):
     ("change", "phrase"),
     [
         ({}, "on both sides of a split. Five folds were drawn 17 times, stratified by the phenotype; splits"),
-        ({"same_splits": True}, "times, the same for all phenotypes of the same people and therefore not stratified"),
+        (
+            {"same_splits": True},
+            "times, the same for all phenotypes of the same participants and therefore not stratified",
+        ),
         ({"protocol": "paper"}, "divided 17 times into 60 % for training, 20 % for validation and 20 % for test"),
         ({"leave_out": "site"}, "*site*"),
         ({"splits": "mine.tsv", "group_by": "family"}, "*mine.tsv*;"),

@@ -101,7 +101,7 @@ def test_the_group_level_holds_them(study, outputs, tmp_path, app):
         path.write_text(path.read_text().replace('"VolumesKept": ', '"VolumesKept": 5, "Former": '))
     code, text = app(study, out, "--min-time", "100", level="group")
     assert code == 0
-    assert "runs are left out (too_few_kept" in text
+    assert "stored runs (too_few_kept" in text
     assert {row["participant_id"] for row in read("phenotype/Demo457RandomTiny.tsv")} == before - {lost}
     stem = sidecar.name.removesuffix("_stat-mean_timeseries.json")
     (status,) = [row for row in read("group_status.tsv") if row["run"].startswith(f"{stem}_")]
