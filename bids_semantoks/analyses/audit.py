@@ -112,8 +112,8 @@ def audit(plan: ProbePlan, encoders: Sequence[RunEncoder], stored: Sequence[Stor
     rows = [*_identify(config, labels, stored), *(check_pretraining(one, people) for one in encoders)]
     for one in readouts:
         rows += _predict_attributes(Prober(plan, one), designs)
-    for row in rows:
-        LOGGER.info("Audit: %s", row["verdict"])
+    for verdict in dict.fromkeys(row["verdict"] for row in rows):
+        LOGGER.info("Audit: %s", verdict)
     facts = {
         "Encoder": {
             "Name": labels[0],

@@ -45,7 +45,8 @@ def build_audit_section(out_dir: Path) -> Section | None:
         anchor="audit",
         title="Before sharing: what these embeddings give away",
         short="Audit",
-        sentences=[*(row.verdict for row in rows), f"What this cannot know: {' '.join(facts['Limits'])}"],
+        # What could not be measured is the same for all encoders.
+        sentences=[*dict.fromkeys(row.verdict for row in rows), f"What this cannot know: {' '.join(facts['Limits'])}"],
         graphics=[],
         columns=["question", "model", "column", "measured by", "value", "chance", "participants"],
         lines=[
