@@ -24,13 +24,18 @@ finish() { if test -z "${KEEP:-}"; then rm -rf "$SCRATCH"; else say "kept $SCRAT
 trap finish EXIT
 mkdir -p "$SCRATCH" && cd "$SCRATCH"
 pin() { grep "^$1==" "$SOURCE/constraints.txt"; }
-pip_install() { "$1/bin/pip" install --quiet --constraint "$SOURCE/constraints.txt" "${@:2}" 2> >(grep -v '^WARNING: Location' >&2); }
+# That PyTorch is absent is meant; pip prints it as an error and goes on.
+noise='^WARNING: Location|dependency resolver does not|requires torch.* not installed'
+pip_install() {
+    "$1/bin/pip" install --quiet --constraint "$SOURCE/constraints.txt" "${@:2}" 2> >(grep -Ev "$noise" >&2)
+}
 
 # Print a working interpreter of a version; a pyenv shim of a version that is not selected only prints an error.
 find_python() {
     local variable=PYTHON${1/./} candidate
     for candidate in "${!variable:-}" "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        test "$("$candidate" -c 'import ensurepip, sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" || continue
+        "$candidate" -c 'import ensurepip, sys; sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" \
+            2>/dev/null || continue
         command -v "$candidate" && return
     done
     return 1
@@ -116,7 +121,7 @@ for name in names:
             raise
         skipped.append(name.removeprefix("bids_semantoks."))
 assert len(names) > 100 and "bids_semantoks.cli" in names, names
-print(f"== {len(names) - len(skipped)} modules imported; not tried, since they need PyTorch: {', '.join(sorted(skipped))}")
+print(f"== {len(names) - len(skipped)} modules imported; not tried, since they need PyTorch:", ", ".join(sorted(skipped)))
 PYTHON
     say "the demo without embeddings"
     "$env/bin/python" -m bids_semantoks.demo "study$1" --participants 2 --short >/dev/null
