@@ -63,11 +63,12 @@ def run_group(config: AppConfig) -> Tally:
     _check_bids_dir(config)
     LOGGER.info("Running the group level on the signals in %s.", config.out_dir)
     if config.signals.signals_only:
+        check(not config.probing.audit, "--audit needs embeddings, which --signals-only does not make.", "Remove one.")
         return _report_quality(config)
     asked, running = config.pretraining, config.running
     if asked.pretrain or config.probing.scaling:
         check_launch()
-    is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
+    is_probing = bool(config.probing.probe or config.probing.audit) or config.probing.task_blocks is not None
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
     label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)

@@ -157,6 +157,11 @@ class ProbingConfig:
         "Column of events.tsv to classify from blocks of up to 40 s, across and within participants.",
         metavar="COLUMN",
     )
+    audit: bool = option(
+        False,
+        "Before sharing: measure how well embeddings identify people in another session or run, how many were in the "
+        "encoder's pretraining, and whether sex, age and site can be predicted.",
+    )
     scaling: tuple[float, ...] = option(
         (),
         "Pretrain on these shares of the data (in OUT_DIR, in --pretrain-data, or in another study's "
@@ -208,18 +213,22 @@ class ProbingConfig:
             "Remove --protocol.",
         )
         check(
-            self.probe_part is None or (0 <= self.probe_part <= len(self.probe) and not self.task_blocks),
+            self.probe_part is None
+            or (0 <= self.probe_part <= len(self.probe) and not (self.task_blocks or self.audit)),
             f"--probe-part must be between 0 and {len(self.probe)}, the number of phenotypes, found {self.probe_part}.",
-            "Use --task-blocks only in the call that joins the parts.",
+            "Use --task-blocks and --audit only in the call that joins the parts.",
         )
         self._check_extras()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if self.audit:
+            alone = ("audit", "n_repeats", "n_permutations", "group_by", "phenotype", "id_column")
+            given = [name for name in given if name not in alone]
         if self.task_blocks is not None:
             # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
-            alone = ["task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"])]
+            own = ["task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"])]
             # Families are kept together there as well, and may be in a separate table.
-            alone += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
-            given = [name for name in given if name not in alone]
+            own += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
+            given = [name for name in given if name not in own]
         check(
             bool(self.probe) or not given,
             f"{', '.join('--' + name.replace('_', '-') for name in given)} has no effect without --probe.",
