@@ -176,6 +176,11 @@ def _compare_sites(scores: DataFrame) -> list[str]:
     return [
         f"A classifier of {name} has an out-of-fold balanced accuracy of {format_score(before[name])} before and "
         f"{format_score(row)} after harmonisation by {row.harmonized} (chance: {format_number(row.chance)})."
+        + (
+            " Below chance means that no information is left, not that sites are recognised."
+            if row.value < row.chance
+            else ""
+        )
         for name, row in after.items()
         if name in before
     ]
