@@ -51,6 +51,7 @@ from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read
 
 if TYPE_CHECKING:
     from bids_semantoks.analyses.analyse import CallPlan
+    from bids_semantoks.analyses.applying import ApplicationPlan
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -73,12 +74,14 @@ def run_group(config: AppConfig) -> Tally:
     label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
     # A misspelt column must not end a call after hours of pretraining or embedding.
     probes = _plan_probes(config, chosen, atlas) if is_probing else None
+    application = _plan_application(config, chosen) if config.probing.apply_predictor else None
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
             # The other ranks only take part in training; the first continues alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder, others = _load_encoders(config, atlas, probes)
+    _check_predictors(config, application, (encoder, *others), chosen)
     chosen = encoder.name_outputs(chosen)
     missing = find_missing(
         *(chosen, encoder),
@@ -114,6 +117,8 @@ def run_group(config: AppConfig) -> Tally:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out, others=others)
+    if application is not None:
+        application.run(complete, encoder)
     return tally
 
 
@@ -124,6 +129,25 @@ def _load_encoders(config: AppConfig, atlas: AtlasNames, plan: CallPlan | None) 
     if plan is not None and not config.pretraining.pretrain:
         plan.check_resources(atlas, encoder, others)
     return encoder, others
+
+
+def _plan_application(config: AppConfig, chosen: Sequence[StoredRun]) -> ApplicationPlan:
+    """Read the predictor to be applied and check it against the signals, before anything is embedded."""
+    from bids_semantoks.analyses.applying import ApplicationPlan  # noqa: PLC0415 - scikit-learn is slow to load
+
+    return ApplicationPlan(config, chosen)
+
+
+def _check_predictors(
+    config: AppConfig, application: ApplicationPlan | None, encoders: Sequence[RunEncoder], chosen: Sequence[StoredRun]
+) -> None:
+    """Check predictors to be saved or applied against the encoders, before anything is embedded."""
+    if application is not None:
+        application.check_encoders(encoders)
+    if config.probing.save_predictor is not None:
+        from bids_semantoks.analyses.saving import check_saving  # noqa: PLC0415 - as in _plan_application
+
+        check_saving(config, encoders, chosen)
 
 
 def _check_bids_dir(config: AppConfig) -> None:

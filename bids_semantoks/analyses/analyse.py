@@ -24,6 +24,7 @@ from bids_semantoks.analyses.preparations import (
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
+from bids_semantoks.analyses.saving import save_predictors
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
 from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
@@ -35,6 +36,7 @@ from bids_semantoks.pretraining.plan import AtlasLabels
 from bids_semantoks.reports.group_extras import build_block_section
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.group_report import GroupPage, write_group_page
+from bids_semantoks.reports.predictor_section import build_predictor_section
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.statistics.folds import use_threads
 from bids_semantoks.statistics.significance import adjust_holm
@@ -125,25 +127,25 @@ def run_call(
     if plan.scaling is not None and probes is not None:
         LOGGER.info("Scaling: %s", measure_scaling(probes, plan.scaling, atlas))
     if tables is None:
-        _draw_block_page(config, encoder)
+        draw_page_without_probes(config, encoder)
     elif plan.blocks is not None or plan.scaling is not None:
         draw_group_page(config, tables)
     return len(probes.refused) if probes is not None else 0
 
 
-def _draw_block_page(config: AppConfig, encoder: RunEncoder) -> None:
-    """Draw a page of blocks alone, or add them to that of phenotypes probed earlier."""
+def draw_page_without_probes(config: AppConfig, encoder: RunEncoder) -> None:
+    """Draw a page of blocks or a predictor alone, or add them to that of phenotypes probed earlier."""
     if (config.out_dir / "group_probe.tsv").is_file():
         draw_group_page(config, read_probes(config.out_dir))
         return
-    section = build_block_section(config.out_dir)
+    found = [build_block_section(config.out_dir), build_predictor_section(config.out_dir)]
     page = GroupPage(
         title=encoder.loaded.name,
         overview=[("encoder", encoder.loaded.description)],
         pretraining="",
         warns=False,
         phenotypes=[],
-        sections=[section] if section else [],
+        sections=[section for section in found if section is not None],
         warnings=[],
     )
     write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
@@ -209,6 +211,8 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         ),
     )
     tables = write_results(found, stored, encoder, [*prober.encoders[1:], *prober.others])
+    if config.probing.save_predictor is not None:
+        save_predictors(prober, (encoder, *prober.others), phenotypes)
     remove_parts(prober, phenotypes)
     return tables
 

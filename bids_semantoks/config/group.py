@@ -157,6 +157,25 @@ class ProbingConfig:
         "Column of events.tsv to classify from blocks of up to 40 s, across and within participants.",
         metavar="COLUMN",
     )
+    save_predictor: str | None = option(
+        None,
+        "Fit a model to everybody after its evaluation and save it as predictors/NAME (NAME_PHENOTYPE for several): the "
+        "linear probe of the first --model, or of the given one (a model of group_probe.tsv).",
+        metavar="NAME [MODEL]",
+        rest="save_predictor_model",
+    )
+    save_predictor_model: tuple[str, ...] = ()
+    apply_predictor: str | None = option(
+        None,
+        "Predict with a saved predictor, of this OUT_DIR by its name or of another study by its folder; for research "
+        "use only.",
+        metavar="NAME_OR_PATH",
+    )
+    recalibrate: str | None = option(
+        None,
+        "Column with true values of some people here, by which --apply-predictor corrects intercept and slope.",
+        metavar="COLUMN",
+    )
     scaling: tuple[float, ...] = option(
         (),
         "Pretrain on these shares of the data (in OUT_DIR, in --pretrain-data, or in another study's "
@@ -213,6 +232,7 @@ class ProbingConfig:
             "Use --task-blocks only in the call that joins the parts.",
         )
         self._check_extras()
+        self._check_predictors()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         if self.task_blocks is not None:
             # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
@@ -220,6 +240,8 @@ class ProbingConfig:
             # Families are kept together there as well, and may be in a separate table.
             alone += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
             given = [name for name in given if name not in alone]
+        elif self.apply_predictor is not None:
+            given = [name for name in given if name not in ("apply_predictor", "recalibrate", "phenotype", "id_column")]
         check(
             bool(self.probe) or not given,
             f"{', '.join('--' + name.replace('_', '-') for name in given)} has no effect without --probe.",
@@ -256,3 +278,25 @@ class ProbingConfig:
         check(not outside, f"--scaling shares must be above 0 and at most 1, found {', '.join(map(str, outside))}.")
         doubled = sorted({share for share in self.scaling if self.scaling.count(share) > 1})
         check(not doubled, f"--scaling has duplicates: {', '.join(map(str, doubled))}.")
+
+    def _check_predictors(self) -> None:
+        name, model = self.save_predictor, self.save_predictor_model
+        check(
+            name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None,
+            f"--save-predictor names may only contain letters, digits, dots, hyphens and underscores, found {name!r}.",
+        )
+        check(len(model) <= 1, f"--save-predictor has {len(model)} models: {', '.join(model)}.", "Give one.")
+        check(
+            name is None or (self.protocol == "nested" and not (self.n_bins or self.replicates)),
+            "--save-predictor saves one linear model of the nested protocol, without bins.",
+            "Remove --protocol, --n-bins and --replicates.",
+        )
+        check(
+            self.recalibrate is None or self.apply_predictor is not None,
+            f"--recalibrate {self.recalibrate} has no effect without --apply-predictor.",
+        )
+        check(
+            self.apply_predictor is None or not (self.probe or self.task_blocks),
+            "--apply-predictor cannot be combined with --probe or --task-blocks.",
+            "Use separate calls.",
+        )

@@ -31,6 +31,7 @@ from bids_semantoks.reports.figures_probes import draw_map, draw_pair
 from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
 from bids_semantoks.reports.group_phenotype import build_part, name_figure, show_bars
 from bids_semantoks.reports.group_report import Graphic, GroupPage, Section, read_training_picture, write_group_page
+from bids_semantoks.reports.predictor_section import build_predictor_section
 from bids_semantoks.reports.scatter_charts import Colouring, build_map, name_people
 from bids_semantoks.reports.vector_charts import Bar, Column, build_pair
 
@@ -261,6 +262,7 @@ SECTIONS: tuple[Callable[[ProbeTables, Path], Section | None], ...] = (
     build_retest_section,
     lambda _, out_dir: build_block_section(out_dir),
     lambda _, out_dir: build_scaling_section(out_dir),
+    lambda _, out_dir: build_predictor_section(out_dir),
     build_map_section,
     build_training_section,
 )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.records import Floats, Indices
+from bids_semantoks.statistics.conformal import compare_means
 from bids_semantoks.statistics.linear import fit_classes, fit_values
 from bids_semantoks.statistics.predictions import compute_probabilities
 from bids_semantoks.statistics.spans import Scaling, TableFeatures, rotate_table
@@ -46,6 +47,16 @@ class LinearPredictor:
         rest = np.sqrt(np.maximum((scaled**2).sum(axis=1) - (along**2).sum(axis=1), 0.0))
         positions = np.column_stack([outputs, within, rest])
         return (compute_probabilities(outputs) if len(self.shares) else outputs), positions
+
+    def compare_means(self, values: Floats, covariates: Floats | None, n_home: int) -> dict[str, float]:
+        """Test whether the mean of features (n, d) is that of the N people the model was fitted to, along the main axes
+        and besides them: p values by what was compared."""
+        scaled = self.scaling.apply(values, covariates)
+        along = scaled @ self.axes
+        return {
+            "mean of the embedding along its main axes": compare_means(along / self.deviation, n_home),
+            "mean of the embedding besides its main axes": compare_means(scaled - along @ self.axes.T, n_home),
+        }
 
     def decide(self, scores: Floats) -> Indices:
         """Decide for the class (n,) with the highest probability (n, K) relative to its share, as the probes do."""

@@ -58,5 +58,15 @@ def test_recalibration_finds_intercept_and_slope_and_leaves_good_scores_alone(is
     assert slope == pytest.approx(4, abs=0.8)
     before, after = (conformal.compute_loss(truth, one, is_class=is_class) for one in ((right - 3) / 4, nested))
     assert after < before
-    if not is_class:
-        assert conformal.recalibrate(truth[:6], right[:6] + rng.normal(size=6) / 9, is_class=False)[0][1] > 0.3
+
+
+def test_means_are_compared_as_often_wrong_as_said_and_found_where_many_features_move_a_little():
+    rng = np.random.default_rng(3)
+    scale = np.linspace(0.2, 1.5, 150)
+
+    def draw(shift):
+        home, away = (rng.normal(size=(n, 150)) * scale for n in (60, 80))
+        return conformal.compare_means(away + shift - home.mean(axis=0), 60)
+
+    assert 0.02 < np.mean([draw(0.0) < 0.05 for _ in range(400)]) < 0.09
+    assert np.mean([draw(0.15) < 0.001 for _ in range(40)]) > 0.9
