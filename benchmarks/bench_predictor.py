@@ -125,7 +125,9 @@ def main() -> None:
     asked, start = parser.parse_args(), time.monotonic()
     seeds = np.random.SeedSequence(asked.seed).spawn(asked.studies)
     found = [row for seed in seeds for row in simulate(np.random.default_rng(seed))]
-    print(f"{'shift':<16} coverage (lowest)  lose > 5 points  flagged of those  flagged of the others   (embedding only)")
+    print(
+        f"{'shift':<16} coverage (lowest)  lose > 5 points  flagged of those  flagged of the others   (embedding only)"
+    )
     for shift in SHIFTS:
         own = [row for row in found if row[0] == shift]
         coverage, lost = np.array([row[1] for row in own]), np.array([row[2] > 0.05 for row in own])

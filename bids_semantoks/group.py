@@ -74,7 +74,7 @@ def run_group(config: AppConfig) -> Tally:
     label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
     # A misspelt column must not end a call after hours of pretraining or embedding.
     probes = _plan_probes(config, chosen, atlas) if is_probing else None
-    application = _plan_application(config, chosen) if config.probing.apply_predictor else None
+    application = _plan_application(config, chosen)
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
@@ -113,12 +113,11 @@ def run_group(config: AppConfig) -> Tally:
         write_stored_methods(config, (encoder, *others), complete, left_out)
     embed_others(complete, others, running)
     tally.cohort = _write_tables(config, (encoder, *others), label, complete, left_out)
+    _apply_predictor(application, complete, encoder)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
         tally.n_refused = run_call(probes, config, encoder, complete, atlas, left_out=left_out, others=others)
-    if application is not None:
-        application.run(complete, encoder)
     return tally
 
 
@@ -131,11 +130,18 @@ def _load_encoders(config: AppConfig, atlas: AtlasNames, plan: CallPlan | None) 
     return encoder, others
 
 
-def _plan_application(config: AppConfig, chosen: Sequence[StoredRun]) -> ApplicationPlan:
-    """Read the predictor to be applied and check it against the signals, before anything is embedded."""
+def _plan_application(config: AppConfig, chosen: Sequence[StoredRun]) -> ApplicationPlan | None:
+    """Read the predictor to be applied, if any, and check it against the signals, before anything is embedded."""
+    if config.probing.apply_predictor is None:
+        return None
     from bids_semantoks.analyses.applying import ApplicationPlan  # noqa: PLC0415 - scikit-learn is slow to load
 
     return ApplicationPlan(config, chosen)
+
+
+def _apply_predictor(plan: ApplicationPlan | None, complete: Sequence[StoredRun], encoder: RunEncoder) -> None:
+    if plan is not None:
+        plan.run(complete, encoder)
 
 
 def _check_predictors(

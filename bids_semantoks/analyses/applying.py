@@ -1,11 +1,11 @@
-"""Apply a saved predictor to the participants of an output directory, and judge it where their true values are known."""
+"""Apply a saved predictor to the participants of an output directory, and judge it where true values are known."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ from bids_semantoks.inputs.phenotypes import Column, find_columns
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.features import keep_first_sessions
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
-from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
 from bids_semantoks.outputs.predicted_table import PREDICTED, write_predicted
+from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.records import Floats
 from bids_semantoks.statistics.class_metrics import compute_calibration

@@ -16,18 +16,12 @@ from bids_semantoks.analyses.output_frames import ORIGIN
 from bids_semantoks.analyses.rows import Rows, compute_measure
 from bids_semantoks.errors import ConfigurationError, InputError, ModelError, name_some
 from bids_semantoks.files import is_missing
-from bids_semantoks.outputs.predictor_files import PredictorFacts, SavedPredictor, read_predictor
+from bids_semantoks.outputs.predictor_files import PredictorFacts, read_predictor
 from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.quality.fit import AMBER, GREEN, RED
 from bids_semantoks.quality.run_qc import read_run_qc
 from bids_semantoks.records import Floats
-from bids_semantoks.statistics.conformal import (
-    LEVEL,
-    choose_sets,
-    compare_positions,
-    compute_excess,
-    find_quantile,
-)
+from bids_semantoks.statistics.conformal import LEVEL, choose_sets, compare_positions, compute_excess, find_quantile
 
 #: Measures of the input whose range is kept, and whether values below or above it count as outside.
 RANGES: Final[Mapping[str, tuple[bool, bool]]] = {
@@ -68,7 +62,6 @@ class Application:
     positions: Floats  # (n, m + 2); NaN as `scores`
     flags: dict[str, NDArray[np.bool_]]  # (n,) who is outside the training range of what
     p_values: dict[str, float]  # of what may differ between the places
-
 
     def list_flags(self) -> list[str]:
         """List the flags of each person, joined; empty for none."""

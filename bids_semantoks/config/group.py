@@ -159,8 +159,8 @@ class ProbingConfig:
     )
     save_predictor: str | None = option(
         None,
-        "Fit a model to everybody after its evaluation and save it as predictors/NAME (NAME_PHENOTYPE for several): the "
-        "linear probe of the first --model, or of the given one (a model of group_probe.tsv).",
+        "Fit a model to everybody after its evaluation and save it as predictors/NAME (NAME_PHENOTYPE for several): "
+        "the linear probe of the first --model, or of the given one (a model of group_probe.tsv).",
         metavar="NAME [MODEL]",
         rest="save_predictor_model",
     )
