@@ -81,8 +81,7 @@ def run_group(config: AppConfig) -> Tally:
             # The other ranks only take part in training; the first continues alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder, others = _load_encoders(config, atlas, probes)
-    _check_predictors(config, application, (encoder, *others), chosen)
-    chosen = encoder.name_outputs(chosen)
+    chosen = _check_predictors(config, application, (encoder, *others), encoder.name_outputs(chosen))
     missing = find_missing(
         *(chosen, encoder),
         overwrite=running.overwrite,
@@ -145,15 +144,16 @@ def _apply_predictor(plan: ApplicationPlan | None, complete: Sequence[StoredRun]
 
 
 def _check_predictors(
-    config: AppConfig, application: ApplicationPlan | None, encoders: Sequence[RunEncoder], chosen: Sequence[StoredRun]
-) -> None:
-    """Check predictors to be saved or applied against the encoders, before anything is embedded."""
+    config: AppConfig, application: ApplicationPlan | None, encoders: Sequence[RunEncoder], chosen: list[StoredRun]
+) -> list[StoredRun]:
+    """Check predictors to be saved or applied against the encoders, before anything is embedded; return `chosen`."""
     if application is not None:
         application.check_encoders(encoders)
     if config.probing.save_predictor is not None:
         from bids_semantoks.analyses.saving import check_saving  # noqa: PLC0415 - as in _plan_application
 
         check_saving(config, encoders, chosen)
+    return chosen
 
 
 def _check_bids_dir(config: AppConfig) -> None:

@@ -133,7 +133,7 @@ class Predictor:
         """Show scores (n, 1) or (n, K) as columns: predictions with intervals or sets, from true values (N,) and scores
         at `home`, by default those of the saved people."""
         truth, own = (self.saved.truth, self.saved.scores) if home is None else home
-        known = ~np.isnan(scores).any(axis=1)
+        known: NDArray[np.bool_] = ~np.isnan(scores.sum(axis=1))
         if not self.classes:
             margin = find_quantile(np.abs(truth - own[:, 0]), level)
             return {"prediction": scores[:, 0], "low": scores[:, 0] - margin, "high": scores[:, 0] + margin}

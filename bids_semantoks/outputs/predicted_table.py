@@ -39,9 +39,6 @@ def write_predicted(
 def _describe(column: str, described: Mapping[str, Any], facts: PredictorFacts) -> dict[str, Any]:
     if column in described:
         return dict(described[column])
-    bare = column.removeprefix("recalibrated_")
-    after = "" if bare == column else " After the correction of intercept and slope."
-    if bare.startswith("probability_"):
-        name = bare.removeprefix("probability_")
-        return {"Description": f"Probability that {facts.phenotype} is {name}.{after}"}
-    return {"Description": f"{described[bare]['Description']}{after}"}
+    name = column.removeprefix("recalibrated_").removeprefix("probability_")
+    after = " after the correction of intercept and slope" if column.startswith("recalibrated_") else ""
+    return {"Description": f"Probability that {facts.phenotype} is {name}{after}."}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import gamma, mannwhitneyu
@@ -35,11 +36,12 @@ def find_quantile(scores: Floats, level: float = LEVEL) -> float:
     return float(np.sort(scores)[place - 1]) if 1 <= place <= len(scores) else math.inf
 
 
-def choose_sets(probabilities: Floats, home: Floats, truth: Indices, level: float = LEVEL) -> np.ndarray:
+def choose_sets(probabilities: Floats, home: Floats, truth: Indices, level: float = LEVEL) -> NDArray[np.bool_]:
     """Choose the classes (n, K) whose probability is as high as those of true classes (N,) at home (N, K); the most
     probable one is always in the set."""
     limit = find_quantile(1 - home[np.arange(len(home)), truth], level)
-    return (1 - probabilities <= limit) | (probabilities == probabilities.max(axis=1, keepdims=True))
+    is_best = probabilities == probabilities.max(axis=1, keepdims=True)
+    return np.asarray((1 - probabilities <= limit) | is_best)
 
 
 def compute_excess(n_outside: int, n: int, n_home: int) -> float:

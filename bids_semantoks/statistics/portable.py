@@ -34,7 +34,7 @@ class LinearPredictor:
     shares: Floats  # (K,) of classes in the training rows; (0,) for values
     penalty: float
 
-    def predict(self, values: Floats, covariates: Floats | None = None) -> tuple[Floats, Floats]:
+    def predict(self, values: NDArray[np.floating[Any]], covariates: Floats | None = None) -> tuple[Floats, Floats]:
         """Predict values (n, 1) or class probabilities (n, K) from features (n, d) and covariates (n, c).
 
         Also returns positions (n, m + 2) of the people: outputs of the model, distance along the main axes in standard

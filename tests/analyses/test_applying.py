@@ -122,8 +122,9 @@ def test_a_study_abroad_is_predicted_flagged_and_scored(studies):
 
 def test_python_predicts_the_same_from_a_table(studies):
     home, abroad = studies
-    assert run(abroad, "group", "--apply-predictor", str(find(home, "both_sex"))) == 0
+    assert run(abroad, "group", "--apply-predictor", str(find(home, "both_sex")), "--recalibrate", "sex") == 0
     rows = read_tsv(abroad.with_name("abroad_out") / "phenotype" / "both_sexPredicted.tsv")
+    assert find_undocumented(abroad.with_name("abroad_out")) == set()
     frame = bs.load_outputs(abroad.with_name("abroad_out"), atlas="Own", phenotypes=abroad)
     predictor = bs.load_predictor(find(home, "both_sex"))
     found = predictor.predict(frame)
