@@ -3,21 +3,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO := demo
-DEMO_OUT := $(DEMO)/derivatives/bids_semantoks
-RUN := $(BIN)/bids_semantoks $(DEMO) $(DEMO_OUT)
+VOXELS := $(DEMO)/voxels
+VOXELS_OUT := $(VOXELS)/derivatives/bids_semantoks
+SERIES := $(DEMO)/series
+SERIES_OUT := $(DEMO)/series_semantoks
 ATLAS := --atlas Demo457
-OPTIONS := $(ATLAS) --model random:tiny
-# About a minute on two CPUs; larger batches than the automatic two, since 24 participants are few.
-PRETRAINING := --encoder-config tiny --epochs 80 --train-batch-size 8
-# Few people and few permutations: to see what comes out, not to believe it.
-PROBES := --probe age sex --n-repeats 2 --n-permutations 50
+# Each network has its own tokens, since the planted effects differ between networks and cancel in their mean.
+PRETRAINING := --pretrain --encoder-config tiny --training-config $(SERIES)/code/pretraining.json --pooling networks
+# Few repetitions and permutations, to be done in minutes.
+PROBES := --probe sex age group --baselines pearson site random chance --n-repeats 2 --n-permutations 100
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup demo test test-long check docs screenshots format validate frozen bench reproduce clean image image-test cluster-test
 
 help:
-	@echo "make demo    make a synthetic study, run participant and group on it, probe age and sex, pretrain a tiny encoder"
+	@echo "make demo    in six minutes: extract signals of synthetic people, pretrain a tiny encoder, find what was planted"
 	@echo "make test    all checks and tests; continuous integration runs it and make docs"
 	@echo "make test-long  all names of files that pipelines state, and 500 damaged files of each kind, which takes hours"
 	@echo "make check   linters, types, import contracts, docstrings"
@@ -41,19 +42,43 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-$(DEMO)/dataset_description.json: $(STAMP)
-	$(BIN)/python -m bids_semantoks.demo $(DEMO)
+$(VOXELS)/dataset_description.json: $(STAMP)
+	echo "Simulating six people with voxels ..."
+	$(BIN)/python -m bids_semantoks.demo $(VOXELS) --participants 6 --incomplete >/dev/null
 
-demo: $(DEMO)/dataset_description.json
-	$(RUN) participant $(OPTIONS)
-	$(RUN) group $(OPTIONS) $(PROBES)
-	$(RUN) group $(ATLAS) --pretrain $(PRETRAINING)
-	@echo
-	@echo "Report of each participant:   $(DEMO_OUT)/sub-*.html"
-	@echo "Embeddings of each run:      $(DEMO_OUT)/sub-*/**/func/*_embedding.tsv"
-	@echo "One row for each participant: $(DEMO_OUT)/phenotype/"
-	@echo "What they know of age, sex:   $(DEMO_OUT)/group.html"
-	@echo "An encoder of your own:       $(DEMO_OUT)/encoders/tiny/README.md"
+$(SERIES)/dataset_description.json: $(STAMP)
+	echo "Simulating 120 people with parcellated series ..."
+	$(BIN)/python -m bids_semantoks.demo $(SERIES) --participants 120 --parcellated >/dev/null
+
+# Its own commands are shown without the paths of .venv, and lines of 120 embedded runs not at all, to be read as a story.
+.SILENT: demo $(VOXELS)/dataset_description.json $(SERIES)/dataset_description.json
+demo: $(VOXELS)/dataset_description.json $(SERIES)/dataset_description.json
+	echo "All data of this demo are synthetic."
+	echo
+	echo "1. Signals of six people with voxels as fMRIPrep writes them. One run is too short, one lacks its confounds:"
+	echo "   bids_semantoks $(VOXELS) $(VOXELS_OUT) participant $(ATLAS) --model random:tiny --ignore-failed-runs"
+	$(BIN)/bids_semantoks $(VOXELS) $(VOXELS_OUT) participant $(ATLAS) --model random:tiny --ignore-failed-runs
+	echo
+	echo "2. Signals of 120 people who come as parcellated series:"
+	echo "   bids_semantoks $(SERIES) $(SERIES_OUT) participant $(ATLAS) --signals-only -q"
+	$(BIN)/bids_semantoks $(SERIES) $(SERIES_OUT) participant $(ATLAS) --signals-only -q
+	echo
+	echo "3. Pretrain a tiny encoder on these 120 people without their phenotypes, then predict phenotypes:"
+	echo "   bids_semantoks $(SERIES) $(SERIES_OUT) group $(ATLAS) $(PRETRAINING) $(PROBES)"
+	bash -o pipefail -c "$(BIN)/bids_semantoks $(SERIES) $(SERIES_OUT) group $(ATLAS) $(PRETRAINING) $(PROBES) 2>&1 | \
+	    grep --line-buffered -v ': ok ('"
+	echo
+	echo "4. What was found"
+	echo
+	$(BIN)/python -m bids_semantoks.demo --show $(SERIES_OUT)
+	echo
+	echo "Open in a browser:"
+	echo "  $(SERIES_OUT)/group.html     how well phenotypes are predicted, by subgroup, and leakage of the site"
+	echo "  $(VOXELS_OUT)/group_qc.html  which runs are usable, and why others are not"
+	echo "  $(VOXELS_OUT)/sub-001.html   signals, motion and connectivity of one person"
+	echo "Read:"
+	echo "  $(SERIES_OUT)/encoders/tiny/README.md      the encoder's model card"
+	echo "  $(SERIES)/code/truth/effects.json          what was planted"
 
 # Threads that wait in a spin would take the CPUs from the other test process.
 test: $(STAMP) check
@@ -77,7 +102,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/check_links.py docs/_build
 
 screenshots: demo
-	$(BIN)/python docs/screenshots.py $(DEMO_OUT)
+	$(BIN)/python docs/screenshots.py $(VOXELS_OUT) $(SERIES_OUT)
 
 format: $(STAMP)
 	$(BIN)/python cluster/generate.py
@@ -85,7 +110,8 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 validate: demo
-	$(BIN)/bids-validator-deno $(DEMO_OUT)
+	$(BIN)/bids-validator-deno $(VOXELS_OUT)
+	$(BIN)/bids-validator-deno $(SERIES_OUT)
 
 # What may differ and why stands in tests/frozen/normalise.py.
 frozen: $(STAMP)

@@ -1,125 +1,106 @@
-"""Where age and sex are to be found in the synthetic study: ``python benchmarks/demo_effects.py``.
+"""What finds the effects that are planted in the synthetic study: ``python benchmarks/demo_effects.py``.
 
-Ridge, with the penalty chosen inside each of 5 training folds by leave-one-out, from three views of the parcellated
-series: connectivity of parcels (upper triangle, Fisher z); correlations between the means of networks alone; and the
-logarithm of the power spectrum within each network, averaged over its parcels, which knows nothing of other networks.
-Prints Pearson's r of predicted and true age, and the area under the ROC curve for sex.
+For each seed, a study of parcellated series is simulated, and age and sex are predicted out of fold (the nested
+protocol, as `make demo` does) from three kinds of features: Pearson connectivity of all parcels; the tokens, averaged
+for each network, of a tiny encoder that was pretrained on the same people without their phenotypes, by the recipe of
+the demo; and those of the same architecture with random weights.
+Prints a line for each seed, then mean and standard deviation over seeds, and in how many of them connectivity and the
+pretrained encoder both score higher than random weights.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.signal import welch
-from sklearn.linear_model import RidgeCV
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import KFold, StratifiedKFold
+import torch
+from compare_pretraining import (
+    METRICS,
+    StageLog,
+    build_connectivity,
+    compute_value,
+    encode_study,
+    pack_study,
+    predict,
+    pretrain,
+    simulate_study,
+)
 
-from bids_semantoks.demo.atlas import build_table
-from bids_semantoks.demo.people import Participant, draw_participant, plan_runs
-from bids_semantoks.demo.study import simulate_series
+from bids_semantoks.config import TrainingConfig, from_json
+from bids_semantoks.demo.study import PRETRAINING
+from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.parcels import build_layout, match_parcels
+from bids_semantoks.statistics.spans import Features, TableFeatures
+from bids_semantoks.training.distill import TeacherStudent
 
-#: Largest eigenvalue that features are scaled to, so that penalties mean the same for all.
-_LARGEST = 1e5
-PENALTIES = np.logspace(-1, 6, 22)
+MODELS = ("connectivity", "pretrained", "random weights")
+#: Seed of random weights, far from those that pretraining starts from.
+_FAR = 1_000_003
 
 
 def main() -> None:
-    """Print a line for each seed and view."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--participants", type=int, default=400)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    """Print a line for each seed, and the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--participants", type=int, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
     options = parser.parse_args()
-    print(
-        f"{options.participants} participants: wanted are r 0.5-0.7 for age and AUROC 0.75-0.85 for sex (connectivity)"
-    )
+    torch.set_num_threads(1)
+    print(f"{options.participants} participants; wanted of connectivity are age r 0.5-0.7 and sex AUROC 0.75-0.85")
+    found = []
     for seed in options.seeds:
-        people = [draw_participant(number, seed) for number in range(1, options.participants + 1)]
-        for name, features in compute_views(people).items():
-            r, area = measure(features, people)
-            print(f"seed {seed}, {name}: age r {r:.3f}, sex AUROC {area:.3f}", flush=True)
+        began = time.monotonic()
+        found.append(measure(options.participants, seed))
+        told = (f"{name} age r {found[-1][name, 'age']:.2f}, sex AUROC {found[-1][name, 'sex']:.2f}" for name in MODELS)
+        print(f"seed {seed}: {'; '.join(told)} ({time.monotonic() - began:.0f} s)", flush=True)
+    for name in MODELS:
+        told = []
+        for target, metric in METRICS.items():
+            values = np.array([one[name, target] for one in found])
+            told.append(f"{target} {metric} {values.mean():.2f} (SD {values.std(ddof=1) if len(found) > 1 else 0:.2f})")
+        print(f"{name}: {', '.join(told)}")
+    for target in METRICS:
+        held = sum(
+            min(one["connectivity", target], one["pretrained", target]) > one["random weights", target] for one in found
+        )
+        print(f"{target}: random weights score lowest in {held} of {len(found)} seeds")
 
 
-def compute_views(people: Sequence[Participant]) -> dict[str, NDArray[np.float64]]:
-    """Compute features, reduced to as many columns as there are people.
-
-    Parameters
-    ----------
-    people : sequence of Participant
-        Who is simulated.
-
-    Returns
-    -------
-    dict of str to NDArray, float64, shape (n, <= n)
-        Features by view.
-    """
-    parcels, networks = build_table()
-    names = list(dict.fromkeys(networks))
-    member = np.array([[network == name for network in networks] for name in names], np.float64)
-    member /= member.sum(axis=1, keepdims=True)
-    upper, few = np.triu_indices(len(parcels), 1), np.triu_indices(len(names), 1)
-    edges = np.empty((len(people), len(upper[0])), np.float32)
-    between, within = [], []
-    for row, person in zip(edges, people, strict=True):
-        plan = plan_runs(person)[0]
-        series = simulate_series(person, plan).astype(np.float64)
-        row[:] = np.arctanh(np.corrcoef(series.T)[upper])
-        between.append(np.arctanh(np.corrcoef(member @ series.T)[few]))
-        standard = (series - series.mean(axis=0)) / series.std(axis=0)
-        frequencies, power = welch(standard.T, fs=1 / plan.repetition_time, nperseg=int(100 / plan.repetition_time))
-        band = (frequencies > 0.005) & (frequencies < 0.2)
-        within.append(np.log(member @ power[:, band]).ravel())
-    return {
-        "connectivity of parcels": reduce_columns(edges),
-        "between networks": reduce_columns(np.stack(between)),
-        "within networks": reduce_columns(np.stack(within)),
-    }
-
-
-def reduce_columns(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Turn features into as many columns as there are people, which is all that ridge sees of them."""
-    centred = features - features.mean(axis=0)
-    centred /= centred.std()
-    power, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    kept = power > 1e-6 * power.max()
-    scores = vectors[:, kept] * np.sqrt(power[kept])
-    return np.asarray(scores * np.sqrt(_LARGEST / power.max()))
-
-
-def measure(features: NDArray[np.float64], people: Sequence[Participant]) -> tuple[float, float]:
-    """Predict age and sex out of fold.
+def measure(n_participants: int, seed: int) -> dict[tuple[str, str], float]:
+    """Simulate a study, pretrain on it, and predict age and sex.
 
     Parameters
     ----------
-    features : NDArray, float64, shape (n, columns)
-        One row a participant.
-    people : sequence of Participant
-        Their age and sex.
+    n_participants : int
+        Participants of the study.
+    seed : int
+        Of the study, the weights, the training and the folds.
 
     Returns
     -------
-    r, area : float
+    dict of (model, target) to float
         Pearson's r for age and area under the ROC curve for sex.
     """
-    age = np.array([float(person.age) for person in people])
-    sex = np.array([person.sex == "M" for person in people])
-    by_age = KFold(5, shuffle=True, random_state=0).split(features)
-    by_sex = StratifiedKFold(5, shuffle=True, random_state=0).split(features, sex)
-    r = np.corrcoef(_predict(features, age, list(by_age)), age)[0, 1]
-    return float(r), float(roc_auc_score(sex, _predict(features, 2.0 * sex - 1, list(by_sex))))
-
-
-def _predict(
-    scores: NDArray[np.float64], target: NDArray[np.float64], folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
-) -> NDArray[np.float64]:
-    predicted = np.empty(len(target))
-    for train, test in folds:
-        predicted[test] = RidgeCV(PENALTIES).fit(scores[train], target[train]).predict(scores[test])
-    return predicted
+    study = simulate_study(n_participants, seed)
+    config, layout = read_encoder_config("tiny"), build_layout(study.parcels, study.networks)
+    order = match_parcels(study.parcels, study.networks, layout).order
+    recipe = from_json(TrainingConfig, PRETRAINING)
+    module = TeacherStudent(build_encoder(config, layout, seed), build_head(config, seed), recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        view = pack_study(study, Path(folder) / "signals", order, config.repetition_time)
+        pretrain(module, view, recipe, seed, "cpu", StageLog([], None))
+    encoders = {"pretrained": module.teacher, "random weights": build_encoder(config, layout, seed + _FAR)}
+    features: dict[str, Features] = {"connectivity": build_connectivity(study)}
+    for name, encoder in encoders.items():
+        values = encode_study(study, encoder, "cpu")["networks"]
+        features[name] = TableFeatures(name=name, values=values)
+    return {
+        (name, target): compute_value(predictions)[0]
+        for name, one in features.items()
+        for target, predictions in predict(one, study, seed, 2).items()
+    }
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Fit(NamedTuple):
         return "\n".join([self.level, *(f"{one.level}: {one.name} {one.value}: {one.words}" for one in self.reasons)])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Embedding:
     """Embedding of one run: B windows, D the encoder's width, N networks, K patches of a window."""
 
@@ -69,6 +69,10 @@ class Embedding:
     masked_networks: tuple[str, ...]  # without signal; their tokens are predicted by the encoder
     fit: Fit  # how well the run fits what the encoder was trained on
     warnings: tuple[str, ...]  # shortcomings of the run, in words
+
+    def __repr__(self) -> str:
+        """Describe the embedding in one line, without its numbers."""
+        return f"Embedding({len(self.vectors)} windows x {self.vectors.shape[1]} dimensions, fit {self.fit.level})"
 
 
 def load_encoder(

@@ -46,8 +46,8 @@ _MARKS: Final = (
 def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when complete; if the block raises, nothing is left behind.
 
-    `is_durable` waits until the disk has the file: for checkpoints and tables that a sidecar vouches for, which a
-    crash of the machine must not empty. Written under a hidden name beside `path` and renamed. Takes no lock, since
+    `is_durable` waits until the disk has the file: for checkpoints and tables that a sidecar vouches for, which a crash
+    of the machine must not empty. Written under a hidden name in the same folder and renamed. Takes no lock, since
     locks fail on network file systems of clusters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def open_atomic(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
 def write_text(path: Path, text: str, *, only_if_changed: bool = False) -> None:
     """Write a UTF-8 file atomically; `only_if_changed` leaves an identical file alone, so that jobs can share it."""
     # Paths that are not valid UTF-8 arrive as surrogates and are written back as the original bytes; half a character,
-    # which only JSON can hold, is no byte.
+    # which only JSON can contain, is not a byte.
     content = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text).encode(errors="surrogateescape")
     if only_if_changed and path.is_file() and path.read_bytes() == content:
         return

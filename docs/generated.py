@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from bids_semantoks.config import command
-from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.errors import RunFailed
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.remedies import REMEDIES
 
@@ -163,8 +163,8 @@ def write_reasons(*, body: str = "") -> str:
         raise ValueError(f"Meanings and remedies differ in {sorted(meanings.keys() ^ REMEDIES.keys())}.")
     rows = []
     for reason, meaning in meanings.items():
-        status = "failed" if reason in RunFailed.reasons else "skipped" if reason in RunSkipped.reasons else "-"
-        status = {"excluded": "excluded", "no_derivatives": "no_derivatives"}.get(reason, status)
+        status = "failed" if reason in RunFailed.reasons else "skipped"
+        status = "no_derivatives" if reason == "no_derivatives" else status
         rows.append((f"`{reason}`", f"`{status}`", meaning, mark_code(REMEDIES[reason])))
     return _write_table(("Reason", "Status", "Meaning", "What to do"), (17, 13, 30, 40), rows)
 

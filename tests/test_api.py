@@ -70,6 +70,7 @@ def test_arrays_and_files_give_the_bytes_of_the_command_line(tmp_path, encoder, 
     np.testing.assert_array_equal(found.vectors, vectors)
     np.testing.assert_array_equal(found.onset, meta[:, 1])
     np.testing.assert_array_equal(found.kept, meta[:, 3])
+    assert repr(found) == f"Embedding({len(meta)} windows x {found.vectors.shape[1]} dimensions, fit {found.fit.level})"
     assert found.masked_networks == ("Subcortex", "Cerebellum")
     assert found.fit.level == "red"
     assert any(one.name == "networks" and "Subcortex, Cerebellum" in one.value for one in found.fit.reasons)

@@ -151,7 +151,7 @@ with open(sys.argv[1], "w") as file:
 def test_calls_with_closed_streams_end_as_they_would(tmp_path, closed):
     app = ("-m", "bids_semantoks", str(tmp_path / "gone"), str(tmp_path / "out"), "group")
     fetch = ("-m", "bids_semantoks.commands.fetch", str(tmp_path / "to"), "--atlas", "Nothing", "--model", "none")
-    for arguments, code, reason in ((app, 3, "gone"), (fetch, 6, "no atlas Nothing")):
+    for arguments, code, reason in ((app, 3, "gone"), (fetch, 6, "Unknown atlas Nothing")):
         done = call_with_closed_streams(closed, *arguments)
         assert done.returncode == code
         assert (reason in done.stderr) == ("2>&-" not in closed)

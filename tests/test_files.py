@@ -219,7 +219,7 @@ def test_json_is_read_with_and_without_a_mark(tmp_path):
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert files.read_json(path) == {"a": 1}
     path.write_bytes(b'{"a": \xff}')
-    with pytest.raises(ValueError, match="utf-8"):
+    with pytest.raises(ValueError, match="UTF-8"):
         files.read_json(path)
 
 

@@ -79,7 +79,7 @@ def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App)
     assert "Volumes censored by xcp_d 0.10.6 were dropped." in text
     assert "No volumes were scrubbed" not in text
     code, text = app(xcpd, out)
-    assert (code, "complete from an earlier call with the same settings: 1" in text) == (0, True)
+    assert (code, "Keeping 1 runs " in text) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_hcp_with_24_parameters_and_without_more(files: dict[str, Path], tmp_pat
     out = tmp_path / "out"
     code, text = app(tmp_path / "hcp", out, *call)
     assert code == 7
-    assert "lacks csf, white_matter, needed for --denoise simple" in text
+    assert all(part in text for part in ("white_matter,", "--denoise"))
     assert "use --denoise none or 24p" in text
     code, text = app(tmp_path / "hcp", out, *call, "--denoise", "24p", "--fd-threshold", "2")
     assert code == 0, text

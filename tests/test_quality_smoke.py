@@ -145,9 +145,9 @@ def test_outputs_of_older_versions_can_be_made_again(study, out, app, monkeypatc
     assert (code, "1 runs were processed by other versions of bids_semantoks (1 by 0.0.9" in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == "0.0.9"
     older = ("--redo-older-than", "0.0.9")
-    assert "with the same settings: 3" in app(study, out, *select, *older)[1]
+    assert "Keeping 3 runs " in app(study, out, *select, *older)[1]
     code, text = app(study, out, *select, "--redo-older-than", version.__version__)
-    assert (code, "with the same settings: 2" in text) == (0, True)
+    assert (code, "Keeping 2 runs " in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == version.__version__
     code, text = app(study, out, "--redo-older-than", "99")
     assert (code, "newer than this version" in text) == (4, True)

@@ -166,7 +166,7 @@ def test_other_settings_are_refused_and_overwrite_replaces(study, outputs, tmp_p
     assert "denoising" in text
     code, text = app(study, out, "--n-windows", "3", "--participant-label", "001")
     assert code == 4
-    assert "n_windows (there 8, now 3)" in text
+    assert "n_windows (on disk 8, now 3)" in text
     assert read_tree(out) == before
     assert app(study, out, "--denoise", "36p", "--participant-label", "001", "--overwrite")[0] == 0
     (table,) = (out / "sub-001").rglob("*_stat-mean_timeseries.tsv")
@@ -178,7 +178,7 @@ def test_what_never_counts_does_not_count(study, outputs, tmp_path, app):
     shutil.copytree(outputs, out)
     code, text = app(study / "derivatives" / "fmriprep", out, "--batch-size", "3", "--device", "cpu", "-v")
     assert code == 0
-    assert f"from an earlier call with the same settings: {N_OK}" in text
+    assert f"Keeping {N_OK} runs " in text
 
 
 def test_a_changed_input_is_computed_again(own_study, tmp_path, app):
@@ -276,7 +276,7 @@ def test_stopped_in_the_middle_and_started_again(study, outputs, tmp_path, app, 
     text = process.communicate(timeout=60)[1]
     assert process.returncode == code
     if number != signal.SIGKILL:
-        assert "the same call goes on" in text.splitlines()[-1]
+        assert "rerun to resume" in text.splitlines()[-1]
     for sidecar in out.rglob("*_stat-mean_timeseries.json"):
         assert sidecar.with_suffix(".tsv").is_file()
     assert app(study, out)[0] == 0
@@ -319,7 +319,7 @@ def test_changed_metadata_are_computed_again_where_they_choose_components(own_st
     path.write_text(json.dumps({**json.loads(path.read_text()), "dvars": {"Units": "percent"}}))
     code, text = app(own_study, tmp_path / "out", *select)
     assert code == 0
-    assert ("from an earlier call with the same settings: 1" in text) == is_kept
+    assert ("Keeping 1 runs " in text) == is_kept
 
 
 @pytest.mark.parametrize("kind", ["link", "pointer"])

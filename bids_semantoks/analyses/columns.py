@@ -53,7 +53,7 @@ def describe_kinds(
     *,
     n_bins: int,
 ) -> dict[str, str]:
-    """Describe what a phenotype and the columns beside it (n,) are used as: ``number`` or ``category, 3 levels``."""
+    """Describe the type of a phenotype and of the other columns (n,): ``number`` or ``category, 3 levels``."""
     is_class = phenotype.kind == "classification"
     levels = {text for text, use in zip(phenotype.labels, usable, strict=True) if use}
     kind = _name_levels(levels) if is_class else f"number cut into {n_bins} bins" if n_bins else "number"

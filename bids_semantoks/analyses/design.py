@@ -90,12 +90,12 @@ class ProbePlan:
     site: str  # column of the site; empty for none
     # lines of given splits: phenotype (empty for all), repetition, fold, participant, role
     given: tuple[tuple[str, int, int, str, str], ...]
-    designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the order asked for
+    designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the requested order
     n_runs: int  # that the designs were built from
-    categories: frozenset[str] = frozenset()  # columns beside phenotypes that are used as categories
-    warnings: tuple[str, ...] = ()  # about the columns asked for
+    categories: frozenset[str] = frozenset()  # columns other than phenotypes that are used as categories
+    warnings: tuple[str, ...] = ()  # about the requested columns
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
-    preparations: tuple[Preparation, ...] = ()  # further ones, whose models stand beside
+    preparations: tuple[Preparation, ...] = ()  # further ones, whose models are compared
 
     def choose_part(self) -> ProbePlan:
         """Leave only the phenotype of --probe-part, if given: others that are alike would be predicted with it."""

@@ -97,7 +97,7 @@ def build_twin(encoder: RunEncoder, number: int = 0) -> RunEncoder:
 
 
 def load_replicates(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -> list[RunEncoder]:
-    """Load the encoders whose scores are averaged with those of the first, none where not asked for; one whose label
+    """Load the encoders whose scores are averaged with those of the first, none if not requested; one whose label
     is taken gets that of its folder as well. Raises ConfigurationError for the same weights twice, or for another
     architecture."""
     found = [encoder]
@@ -124,8 +124,8 @@ def load_others(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -> li
 def _load_another(
     config: AppConfig, model: str, found: Sequence[RunEncoder], atlas: AtlasNames, *, option: str
 ) -> RunEncoder:
-    """Load one more encoder beside those found, with a label of its own; ConfigurationError if its weights are among
-    them."""
+    """Load one more encoder in addition to those found, with a unique label; ConfigurationError if its weights are
+    among them."""
     asked = dataclasses.replace(config.embedding, model=model, more_models=(), save_tokens=False)
     load = partial(build_run_encoder, asked, *atlas, seed=config.running.random_seed)
     one = load()
@@ -144,7 +144,7 @@ def _load_another(
 
 
 def _tell_apart(model: str, encoder: RunEncoder, names: Sequence[str]) -> str:
-    """Find another label for an encoder, by the revision asked for or the folders that it lies in, else by its
+    """Find another label for an encoder, by the requested revision or its folders, else by its
     checksum."""
     from bids_semantoks.models.hub import label_folder, parse_repository  # noqa: PLC0415 - loads torch
 

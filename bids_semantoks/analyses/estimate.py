@@ -66,7 +66,7 @@ _WORTH_SAYING: Final = 0.6
 class Estimate:
     """Resources needed by probes."""
 
-    kept_bytes: int  # features and what is held beside a fold
+    kept_bytes: int  # features and what is in memory in addition to a fold
     fold_bytes: int  # of one fold
     seconds: float  # on one CPU
 
@@ -140,7 +140,7 @@ def estimate(
     shares_all: bool = False,
 ) -> Estimate:
     """Estimate what all models of a plan take on all phenotypes, leaving out the baselines `without`. `widths` are
-    those of `list_widths`; with `shares_all` as if phenotypes of the same people had the same splits."""
+    those of `list_widths`; with `shares_all` as if phenotypes of the same participants had the same splits."""
     asked, designs = plan.config.probing, [design for _, design in plan.designs]
     names = [name for name in asked.baselines if name not in ("none", *without)]
     n = max(len(design.rows.keys) for design in designs)

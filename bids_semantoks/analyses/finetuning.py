@@ -65,7 +65,8 @@ class TuningRuns:
     signals: tuple[NDArray[np.float32], ...]
     present: NDArray[np.bool_]  # (runs, P) parcels that have a signal
     row_of: NDArray[np.int64]  # (runs,) row (participant or session) of each run
-    # (runs,) weight of each run in its row, and of each equally spaced window in its run; None if all weigh alike
+    # (runs,) weight of each run in its row, and of each equally spaced window in its run; None if all are weighted
+    # equally
     run_weights: Floats | None = None
     window_weights: tuple[Floats, ...] | None = None
 

@@ -237,7 +237,7 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
     if asked.protocol == "brainmarks":
         splits = f"{repeats} of train and test (80, 20 %)"
     splits = f"given by {asked.splits.name}" if asked.splits else splits
-    splits += ", the same for all phenotypes of the same people, not stratified" if asked.same_splits else ""
+    splits += ", the same for all phenotypes of the same participants, not stratified" if asked.same_splits else ""
     facts = [
         ("people", f"{len(set(rows.participants))} participants, {n_runs} runs with embeddings"),
         ("encoder", encoder.loaded.description),

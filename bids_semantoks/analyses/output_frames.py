@@ -112,7 +112,7 @@ def _join(table: pd.DataFrame, vectors: np.ndarray[Any, Any]) -> pd.DataFrame:
 
 
 def add_phenotypes(frame: pd.DataFrame, path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Add columns of a table of people (default: all), before the dimensions: numbers where all cells are, else text;
+    """Add columns of a phenotype table (default: all), before the dimensions: numbers where all cells are, else text;
     those that the frame has already are left out. Raises InputError as `read_phenotype_table`, and for other names."""
     path = path / "participants.tsv" if path.is_dir() else path
     keys = list_keys(frame)

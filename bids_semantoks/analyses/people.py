@@ -78,7 +78,7 @@ class People:
 
 
 def list_described(plan: ProbePlan) -> tuple[str, ...]:
-    """List the columns that describe people, where present: site, sex, age and those of --strata."""
+    """List the columns that describe participants, if present: site, sex, age and those of --strata."""
     names = dict.fromkeys((plan.site, *COLOUR_NAMES, *plan.config.probing.strata))
     return tuple(name for name in names if name in plan.columns and name not in _OWN)
 

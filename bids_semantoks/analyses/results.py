@@ -23,7 +23,7 @@ class ModelResult:
     covariates: tuple[str, ...]  # columns removed from the features
     predictions: Predictions
     scores: tuple[Score, ...]
-    permutation: PermutationTest | None  # None where not asked for or not possible
+    permutation: PermutationTest | None  # None if not requested or not possible
     # of the encoder with this baseline, of all networks with this mask, or of what an encoder was added to with both
     comparison: Comparison | None = None
     p_holm: float = float("nan")  # p value of the comparison, adjusted over all comparisons of the call
@@ -70,12 +70,12 @@ class ProbeResults:
     plan: ProbePlan
     model: str  # encoder label
     phenotypes: tuple[PhenotypeResult, ...]
-    people: tuple[People, ...]  # of each phenotype, who is in and who is out
+    people: tuple[People, ...]  # of each phenotype, who is used and excluded
     # what leaks (``mean_fd``, the site's column), and how well embeddings predict it
     leakage: tuple[tuple[str, ModelResult], ...]
     rows: Rows  # participants
     strata: tuple[dict[str, object], ...]  # rows of group_strata.tsv: scores by site, repetition time and --strata
-    retest: tuple[tuple[str, RetestScore], ...]  # of people scanned again, between ``sessions`` or ``runs``
+    retest: tuple[tuple[str, RetestScore], ...]  # of participants scanned twice, between ``sessions`` or ``runs``
     networks: tuple[str, ...]  # those that were masked
-    pretraining: str  # what is known of the people the encoder was pretrained on, in words
+    pretraining: str  # overlap with the pretraining participants, in words
     warnings: tuple[str, ...]

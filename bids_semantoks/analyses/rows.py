@@ -39,7 +39,7 @@ class Rows:
     # participant and session label of each row; the session is empty where rows are participants
     keys: tuple[tuple[str, str], ...]
     runs: tuple[tuple[StoredRun, ...], ...]  # of each row
-    min_kept: float | None = None  # share of a window's time; None if windows and runs weigh alike
+    min_kept: float | None = None  # share of a window's time; None if windows and runs are weighted equally
 
     @property
     def participants(self) -> NDArray[np.str_]:

@@ -129,7 +129,7 @@ def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLab
 def _name_encoder(
     config: AppConfig, data: SharedData, people: frozenset[str], seed: int, settings: Sequence[object]
 ) -> str:
-    """Name the folder so that other people, runs, seeds or recipes never share it."""
+    """Name the folder so that other participants, runs, seeds or recipes never share it."""
     keys = sorted(key for label, key in data.keys if label in people or not label)
     digest = hash_text(json.dumps([sorted(people), keys, data.name, settings]))[:8]
     stem = "".join(c for c in Path(config.pretraining.encoder_config).stem if c.isalnum())

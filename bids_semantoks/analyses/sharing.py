@@ -20,7 +20,7 @@ _Compute = Callable[[Features, Sequence[Design]], list[_Result]]
 
 
 class SharedFolds:
-    """Results of the nested protocol that wait until their phenotype is asked for, and spans of the latest features.
+    """Results of the nested protocol that wait until their phenotype is requested, and spans of the latest features.
     `designs` are still to be probed; `stays` tells of features whether they live as long as this."""
 
     def __init__(

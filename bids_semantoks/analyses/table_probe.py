@@ -81,7 +81,7 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
 
 
 def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> ProbePlan:
-    """Read the columns asked for as cells of a table of people, and check them as the group level does."""
+    """Read the requested columns as cells of a phenotype table, and check them as the group level does."""
     extra = [*asked.covariate, *filter(None, (asked.group_by, asked.leave_out))]
     wanted = dict.fromkeys((*asked.probe, *extra))
     if unknown := [name for name in wanted if name not in frame.columns]:
@@ -119,7 +119,7 @@ def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> P
 
 
 def _spell(name: str, cell: Any) -> str | None:
-    """Spell a cell as a table of people would: whole numbers without decimals, measures of runs with 9 digits."""
+    """Format a cell as in a phenotype table: integers without decimals, measures of runs with 9 digits."""
     if pd.isna(cell):
         return None
     if isinstance(cell, float | np.floating):

@@ -112,8 +112,8 @@ class ProbingConfig:
     )
     same_splits: bool = option(
         False,
-        "Draw the same splits for all phenotypes of the same people, not stratified by their values: the models share "
-        "what takes longest with thousands of people and connectivity.",
+        "Use the same splits for all phenotypes of the same participants, not stratified by their values; faster, "
+        "since models share the most expensive computations with thousands of participants and connectivity.",
     )
     group_by: str | None = option(
         None, "Keep participants with the same value (e.g. family, site) on one side of every split.", metavar="COLUMN"
@@ -201,7 +201,7 @@ class ProbingConfig:
         )
         check(
             not self.same_splits or (self.splits is None and self.leave_out is None),
-            f"--same-splits would do nothing beside {'--splits' if self.splits else '--leave-out'}.",
+            f"--same-splits has no effect with {'--splits' if self.splits else '--leave-out'}.",
             "Remove one of the options.",
         )
         known: Any = {field.name: field.default for field in dataclasses.fields(self)}

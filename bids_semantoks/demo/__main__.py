@@ -1,4 +1,4 @@
-"""Write a synthetic study from the command line: ``python -m bids_semantoks.demo OUT_DIR``."""
+"""Write a synthetic study, or show what was found in it, from the command line: ``python -m bids_semantoks.demo``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bids_semantoks.demo",
         description="Write a synthetic resting-state study whose truth is known, to try bids_semantoks on.",
     )
-    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="new folder, or an earlier demo to be replaced")
+    parser.add_argument(
+        "out_dir",
+        metavar="OUT_DIR",
+        type=Path,
+        help="new folder, or an earlier demo to be replaced; with --show: folder with the outputs of bids_semantoks",
+    )
     parser.add_argument("--participants", metavar="N", type=int, help="participants [24; 400 with --parcellated]")
     parser.add_argument("--seed", metavar="N", type=_parse_seed, default=0, help="seed of everything random [0]")
     parser.add_argument(
@@ -37,9 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--task", action="store_true", help="with --parcellated: a run with blocks of a task for each participant, too"
     )
+    parser.add_argument(
+        "--incomplete",
+        action="store_true",
+        help="leave out the confounds table of the last participant, whose run then fails",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="write nothing; print the scores that probes of the study reached"
+    )
     options = parser.parse_args(arguments)
+    if options.show:
+        return _show(options.out_dir)
     if options.task and not options.parcellated:
         parser.error("--task needs --parcellated")
+    if options.incomplete and options.parcellated:
+        parser.error("--incomplete contradicts --parcellated, whose series need no confounds")
     started = time.perf_counter()
     default = 400 if options.parcellated else 24
     number = default if options.participants is None else options.participants
@@ -49,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.parcellated:
                 write_parcellated(options.out_dir, task=options.task, **study)
             else:
-                write_study(options.out_dir, **study)
+                write_study(options.out_dir, incomplete=options.incomplete, **study)
     except SemantoksError as error:
         print(f"bids_semantoks.demo: {show_hidden(str(error))}", file=sys.stderr)
         return error.exit_code
@@ -57,6 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bids_semantoks.demo: OUT_DIR cannot be written: {show_hidden(str(error))}.", file=sys.stderr)
         return ResourceError.exit_code
     _say_what_is_next(options.out_dir, number, time.perf_counter() - started, parcellated=options.parcellated)
+    return 0
+
+
+def _show(out_dir: Path) -> int:
+    """Print the findings and return the exit code."""
+    from bids_semantoks.demo.findings import describe_findings  # noqa: PLC0415 - pandas is slow to load
+
+    try:
+        lines = describe_findings(out_dir)
+    except SemantoksError as error:
+        print(f"bids_semantoks.demo: {show_hidden(str(error))}", file=sys.stderr)
+        return error.exit_code
+    print("\n".join(map(show_hidden, lines)))
     return 0
 
 

@@ -19,24 +19,24 @@ from bids_semantoks.signals.windows import compute_response
 
 # Correlation added to a pair of networks, per standard deviation of age and for M over F.
 AGE_COUPLING: Final = {
-    ("Cont", "Default"): -0.06,
-    ("Vis", "SomMot"): 0.06,
-    ("SalVentAttn", "DorsAttn"): -0.06,
-    ("Limbic", "Subcortex"): 0.06,
-    ("Default", "Limbic"): -0.06,
+    ("Cont", "Default"): -0.09,
+    ("Vis", "SomMot"): 0.09,
+    ("SalVentAttn", "DorsAttn"): -0.09,
+    ("Limbic", "Subcortex"): 0.09,
+    ("Default", "Limbic"): -0.09,
 }
 SEX_COUPLING: Final = {
-    ("SomMot", "Cerebellum"): 0.12,
-    ("Cont", "DorsAttn"): -0.12,
-    ("SalVentAttn", "Subcortex"): 0.12,
-    ("Vis", "Limbic"): -0.12,
-    ("Default", "Cerebellum"): 0.12,
+    ("SomMot", "Cerebellum"): 0.2,
+    ("Cont", "DorsAttn"): -0.2,
+    ("SalVentAttn", "Subcortex"): 0.2,
+    ("Vis", "Limbic"): -0.2,
+    ("Default", "Cerebellum"): 0.2,
 }
 SITE_COUPLING: Final = {"EU": 0.0, "AS": 0.04, "NA": -0.04}
 
 # Relative change of the central frequency, per standard deviation of age and for M over F.
-AGE_TEMPO: Final = {"Vis": 0.15, "SomMot": 0.15, "Cont": -0.15, "Default": -0.15}
-SEX_TEMPO: Final = {"DorsAttn": 0.2, "Subcortex": -0.2}
+AGE_TEMPO: Final = {"Vis": 0.22, "SomMot": 0.22, "Cont": -0.22, "Default": -0.22}
+SEX_TEMPO: Final = {"Vis": 0.5, "SomMot": -0.5, "Cont": 0.5, "Default": -0.5}
 # Seconds behind the other networks, per standard deviation of age.
 AGE_LAG: Final = {"SalVentAttn": 0.5, "Limbic": -0.5}
 INDIVIDUAL_COUPLING: Final = 0.07

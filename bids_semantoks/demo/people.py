@@ -10,6 +10,8 @@ import numpy as np
 SITES: Final = ("EU", "AS", "NA")
 SITE_REPETITION_TIMES: Final = {"EU": 2.0, "AS": 0.8, "NA": 2.0}
 SITE_NOISE: Final = {"EU": 1.0, "AS": 1.2, "NA": 0.9}
+#: Share of patients: a confound, since scanners differ between sites and nothing else tells patients from controls.
+SITE_PATIENTS: Final = {"EU": 0.3, "AS": 0.8, "NA": 0.25}
 RUN_SECONDS: Final = 360.0
 SHORT_RUN_SECONDS: Final = 136.0
 TOO_SHORT_SECONDS: Final = 60.0
@@ -41,7 +43,7 @@ class Participant:
     age: int  # years
     sex: str  # F or M
     site: str
-    group: str  # diagnosis; plants nothing
+    group: str  # diagnosis; depends on the site alone, and plants nothing
 
     @property
     def label(self) -> str:
@@ -67,13 +69,16 @@ def draw_participant(number: int, seed: int) -> Participant:
     """Draw one participant, numbered from 1; the same for any study size."""
     rng = np.random.default_rng([seed, number, 0])
     age = int(rng.integers(18, 81))
+    turn, place = divmod(number - 1, len(SITES))
+    site = SITES[place]
     return Participant(
         number=number,
         seed=seed,
         age=age,
         sex="FM"[int(rng.integers(2))],
-        site=SITES[(number - 1) % len(SITES)],
-        group=("control", "patient")[int(rng.integers(2))],
+        site=site,
+        # Dealt, not drawn, so that small studies hold these shares, too.
+        group="patient" if turn * 7 % 20 < 20 * SITE_PATIENTS[site] else "control",
     )
 
 

@@ -38,7 +38,7 @@ class ParcelSeries:
     repetition_time: float  # seconds
     n_dummy: int  # leading dummy volumes
     n_padding: int  # volumes at the end that hold no data
-    sidecar: Mapping[str, Any]  # what the command line writes beside the table
+    sidecar: Mapping[str, Any]  # as written by the command line next to the table
     warnings: tuple[str, ...] = ()  # shortcomings of the run, in words
 
     def __post_init__(self) -> None:

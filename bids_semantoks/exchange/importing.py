@@ -54,7 +54,7 @@ def import_series(
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     written: dict[str, str] = {}
     try:
-        for one in Progress("Importing").each("file or person", _name_people(found, people)):
+        for one in Progress("Importing").each("file or participant", _name_people(found, people)):
             labels = {"task": task, **one.labels}
             stem = "_".join(f"{key}-{value}" for key, value in sort_entities(labels.items()))
             if stem in written:

@@ -12,7 +12,7 @@ def holds_pickle(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
-        return True  # PyTorch says what is wrong with it
+        return True  # PyTorch reports the problem
 
 
 def find_damaged(path: Path) -> str:
@@ -29,5 +29,5 @@ def find_damaged(path: Path) -> str:
                         while content.read(1 << 20):
                             pass
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
-        return name  # without one, PyTorch says what is wrong with it
+        return name  # without one, PyTorch reports the problem
     return ""

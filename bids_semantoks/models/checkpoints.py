@@ -249,7 +249,7 @@ def _check_complete(directory: Path) -> None:
 
 
 def _load_file(path: Path, name: str) -> LoadedEncoder:
-    """Load an encoder of ours, described beside the file or in it, or one of the authors'."""
+    """Load an encoder of ours, described next to the file or in it, or one of the authors'."""
     file = read_weights(path)
     described = _describe_ours(file)
     loaded = _load_authors(file, name) if described is None else _load_ours(file, name, described)
@@ -285,7 +285,7 @@ def _load_ours(
 
 
 def _check_card(file: WeightFile) -> None:
-    """Compare our weights with the checksum in the model card beside them, if there is one: ModelError."""
+    """Compare our weights with the checksum in the model card next to them, if there is one: ModelError."""
     card = file.path.parent / "README.md"
     try:
         found = re.search(r"`model\.safetensors`, SHA-256 `([0-9a-f]{64})`", read_text(card))

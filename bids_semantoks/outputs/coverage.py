@@ -38,7 +38,7 @@ def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: di
             "tsnr": {
                 "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
                 "standard deviation around a linear trend, over kept volumes; higher for parcel means "
-                "than for single voxels. n/a if the mean was already removed."
+                "than for their parts. n/a if the mean was already removed."
             },
             "n_voxels": {"Description": described[1]},
             "present": {"Description": "Whether the parcel has a signal, i.e. sufficient coverage."},

@@ -14,7 +14,7 @@ UNSCRUBBED: Final = "none"
 ELSEWHERE: Final = "by the pipeline before"
 
 #: Beginnings of the names of regressors and what these remove; cosines belong to the filter, and the global signal is
-#: asked for on its own.
+#: handled separately.
 _KINDS: Final = (
     (("trans_", "rot_"), "motion"),
     (("csf", "white_matter", "wm_"), "white matter and CSF"),

@@ -26,6 +26,8 @@ REMEDIES: Final = {
     "too_few_kept": "Too little data remain after scrubbing; --min-time sets the limit, --fd-threshold the scrubbing.",
     "no_content": "The content of the file has not been fetched: run datalad get.",
     "excluded": "Excluded by --exclude-by or --exclude-runs in the last group call.",
+    "other_preparation": "Preparations are compared on scans that all of them have: process this run there as well, or "
+    "omit that preparation.",
     "no_derivatives": "Run fMRIPrep for these participants, or check its logs: the dataset lists them, but the "
     "derivatives contain no runs of theirs.",
 }

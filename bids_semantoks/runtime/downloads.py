@@ -250,7 +250,7 @@ UNKNOWN: Final = Pin()
 
 
 def download(address: str, target: Path, *, pin: Pin = UNKNOWN) -> None:
-    """Download a URL (https, http, file) to `target`, whole or not at all, and record its checksum beside it. Raises
+    """Download a URL (https, http, file) to `target`, whole or not at all, and record its checksum next to it. Raises
     AtlasError if downloads are forbidden or fail, bytes are missing, or the file is not that of the pin."""
     if obstacle := find_obstacle(address):
         raise AtlasError(f"{target.name} is not available locally, and {obstacle}.")

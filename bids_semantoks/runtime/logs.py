@@ -113,7 +113,7 @@ class Console(logging.Handler):
             self.stream.write(text)
             self.stream.flush()
         except OSError:
-            # The reader is gone (`2>&1 | head`, a lost terminal): go on, since the log file has everything.
+            # The reader is gone (`2>&1 | head`, a lost terminal): continue, since the log file has everything.
             silence(self.stream)
 
     def _is_repeated(self, text: str) -> bool:
@@ -232,7 +232,7 @@ class LogFile(logging.FileHandler):
 
 def open_log(out_dir: Path, config: dict[str, Any]) -> Path:
     """Open the log of this call in ``OUT_DIR/logs/calls/<run id>``, with its
-    configuration beside it, and return that folder."""
+    configuration next to it, and return that folder."""
     now = datetime.datetime.now(datetime.UTC)
     directory = out_dir / "logs" / "calls" / f"{now:%Y%m%dT%H%M%SZ}_{os.urandom(3).hex()}"
     try:

@@ -7,13 +7,14 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, Final, NoReturn, cast
 
 from bids_semantoks.runtime.logs import relay_records
@@ -61,6 +62,18 @@ def run_jobs(
         crew.dismiss()
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module, which a new process would import: a script without the usual guard would run once more in
+    each process, and start processes itself."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class _Crew:
     """Worker processes and the job that each is running.
 
@@ -90,7 +103,8 @@ class _Crew:
             return
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=_serve, args=(theirs, self.build_worker, self.arguments), daemon=True)
-        process.start()
+        with _without_main():
+            process.start()
         theirs.close()
         self.give(ours, process)
 

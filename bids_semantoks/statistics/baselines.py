@@ -72,7 +72,7 @@ def build_connectivity_features(
             covariance = compute_covariance(runs, estimator, own)
             found = covariance[np.tril_indices(len(covariance))]
             if estimator not in tables:
-                # A list of rows would stand beside the table that they are stacked into.
+                # A list of rows would be in memory together with the table into which they are stacked.
                 tables[estimator] = np.empty((len(shares), len(found)), dtype=np.float32)
             tables[estimator][place] = found
     features: dict[str, Features] = {}

@@ -75,7 +75,7 @@ def cross_validate_all(
             else:
                 _predict_values(table, span, (split, train), next(penalties))
 
-    # Each fold fills cells of its own. The first repetition comes last, as a permutation test goes on with its spans.
+    # Each fold fills cells of its own. The first repetition comes last, as a permutation test reuses its spans.
     run_folds(predict, splits[::-1], each=each)
     return [
         table.build(features.name, _describe_edges(features.name, table.target.name, table.penalty)) for table in tables

@@ -117,7 +117,8 @@ def _bound_extreme(predictions: Predictions, value: float, participants: NDArray
 
 
 def _bound_line(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
-    """Bound a correlation of 1 or -1, which two people always have, as a share of 0 or 1 on the scale of -1 to 1."""
+    """Bound a correlation of 1 or -1, which two participants always have, as a share of 0 or 1 on the scale of -1 to
+    1."""
     units = np.arange(predictions.truth.shape[1]) if participants is None else participants
     reach = 2 * 0.025 ** (1 / len(np.unique(units[predictions.tested]))) - 1
     return (reach, 1.0) if value > 0 else (-1.0, -reach)

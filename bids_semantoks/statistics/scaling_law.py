@@ -22,7 +22,7 @@ Interval = tuple[float, float]
 class Gain:
     """Gain of a pretrained encoder over the random weights that its training started from."""
 
-    value: float  # value and value_random are scores on the same people and folds
+    value: float  # value and value_random are scores on the same participants and folds
     value_random: float
     sample: Floats  # (B,) gains for resampled participants, widened as intervals are; NaN where a draw lacks a class
 

@@ -260,7 +260,7 @@ def _unpack(packed: NDArray[Any]) -> Floats:
 
 @functools.cache
 def _find_places(n_parcels: int) -> Indices:
-    """Find where each entry (P * P,) of a symmetric matrix lies in its lower triangle."""
+    """Find where each entry (P * P,) of a symmetric matrix is in its lower triangle."""
     rows, columns = np.tril_indices(n_parcels)
     places = np.empty((n_parcels, n_parcels), dtype=np.int64)
     places[rows, columns] = places[columns, rows] = np.arange(len(rows))

@@ -44,7 +44,8 @@ class Target:
         return self.classes or tuple(f"bin{number}" for number in range(1, self.n_bins + 1))
 
     def compute_strata(self, *, n_folds: int = 5) -> Indices:
-        """Compute strata (n,) for `build_splits`: classes, the bins asked for, or bins of at least two rows a fold."""
+        """Compute strata (n,) for `build_splits`: classes, the requested bins, or bins with at least two rows per
+        fold."""
         known = ~np.isnan(self.values)
         if self.n_bins:
             return compute_strata(np.where(known, self.compute_labels(known), np.nan), is_class=True)

@@ -31,8 +31,7 @@ for image in sorted(bids_dir.rglob("*_desc-preproc_bold.nii.gz")):
 # -----------------
 # :func:`bids_semantoks.run` runs the command line in this process; in a shell, the same words follow
 # ``bids_semantoks``. ``--dry-run --check`` opens headers and tables, says what would be done with each run
-# and why, and writes nothing. A script that asks for more than one process has to guard its calls by
-# ``if __name__ == "__main__":``, as for every library that starts processes.
+# and why, and writes nothing.
 
 import bids_semantoks as bs
 
@@ -48,7 +47,7 @@ code = bs.run(
 # skipped, with its reason; the others are not affected. ``--fd-threshold`` scrubs volumes with motion.
 
 code = bs.run(
-    [bids_dir, out_dir, "participant", *options, "--fd-threshold", "0.12", "-q"]
+    [bids_dir, out_dir, "participant", *options, "--fd-threshold", "0.2", "-q"]
 )
 print("exit code", code)
 

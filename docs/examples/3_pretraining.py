@@ -126,7 +126,7 @@ axes[1].legend(title="site", frameon=False)
 plt.show()
 
 # %%
-# Sites that separate are a warning: whatever differs between scanners is learnt as readily as what differs
+# Sites that separate would be a warning: whatever differs between scanners is learnt as readily as what differs
 # between brains. ``group --probe`` reports how well embeddings know site and motion for this reason.
 
 # %%
@@ -157,6 +157,10 @@ for axis, (name, found) in zip(axes, embeddings.items(), strict=True):
     axis.set_yticks(range(len(networks)), networks if name == "random weights" else [])
 figure.colorbar(image, ax=axes, label="correlation of tokens", shrink=0.85)
 plt.show()
+
+# %%
+# With random weights all networks look alike. Training has pulled them apart, so that each adds something of its
+# own.
 
 # %%
 # Which networks an embedding rests on

@@ -670,7 +670,7 @@ def test_measures_of_runs_are_covariates_without_a_column(
     out, quick = found[1], ("--baselines", "covariates", "--n-permutations", "0")
     code, said = group("--probe", "age", "--covariate", "kept_share", "sex", *quick)
     assert code == 0, said
-    assert "kept_share is what was measured in each run" in " ".join(said.split())
+    assert "quality measure kept_share of each run" in " ".join(said.split())
     (score,) = select(out, phenotype="age", model="RandomTiny", metric="r")
     assert score["covariates"] == "kept_share, sex"
     facts = json.loads((out / "group_probe.json").read_text())["Facts"]["Phenotypes"]["age"]["Facts"]
@@ -683,7 +683,7 @@ def test_measures_of_runs_are_covariates_without_a_column(
     write_tsv(table, ("participant_id", "mean_fd"), [(f"sub-{label}", i % 7 / 10) for i, label in enumerate(LABELS)])
     code, said = group("--probe", "age", "--covariate", "mean_fd", "--phenotype", str(table), *quick)
     assert code == 0, said
-    assert "mean_fd is the column of more.tsv, not the measure of runs" in " ".join(said.split())
+    assert "the column mean_fd of more.tsv" in " ".join(said.split())
 
 
 def test_each_encoder_is_added_to_connectivity_and_covariates(found: tuple[Path, Path], group: Group) -> None:
@@ -714,7 +714,7 @@ def test_classes_are_predicted_as_brainmarks_does(found: tuple[Path, Path], grou
         "--probe", "age", "sex", "--protocol", "brainmarks", "--baselines", "pearson", "--n-repeats", "4"
     )
     assert code == 7, said
-    assert "age has values, and --protocol brainmarks predicts classes" in said
+    assert "age is continuous, but --protocol brainmarks" in said
     rows = select(out, phenotype="sex", model="RandomTiny")
     assert {row["protocol"] for row in rows} == {"brainmarks"}
     assert {"accuracy", "balanced_accuracy", "macro_f1"} < {row["metric"] for row in rows}
@@ -818,7 +818,7 @@ def test_the_same_splits_for_all_phenotypes_are_decomposed_once(
     assert (counts, folds) == ([3 * 5, 2 * 5], [(False, False), (True, False)])
     assert group(*call, "--same-splits", "--leave-out", "site")[0] == 4
     text = (found[1] / "logs" / "CITATION.md").read_text()
-    assert "the same for all phenotypes of the same people" in " ".join(text.split())
+    assert "the same for all phenotypes of the same participants" in " ".join(text.split())
 
 
 def test_tables_of_signals_are_parsed_once_where_there_is_a_work_directory(

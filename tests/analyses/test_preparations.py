@@ -181,7 +181,7 @@ def test_results_of_parts_know_their_preparations(study: Path, group: Group) -> 
             3,
             "less_out group --model random:tiny:5 --pooling cls_",
         ),
-        ("a={less}", ("--n-windows", "3"), 4, "was made with other settings: n_windows"),
+        ("a={less}", ("--n-windows", "3"), 4, "settings: n_windows"),
         ("a={less}", ("--participant-label", *ABSENT), 3, "Participant '05', '11' not found in"),
         ("a={less}", ("--pretrain",), 4, "with --pretrain would compare embeddings that do not exist"),
     ],

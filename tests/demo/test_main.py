@@ -6,12 +6,14 @@ from bids_semantoks.demo.__main__ import main
 
 
 def test_writes_and_says_what_comes_next(tmp_path, capsys):
-    assert main([str(tmp_path / "study"), "--participants", "1", "--seed", "6", "--short"]) == 0
+    assert main([str(tmp_path / "study"), "--participants", "1", "--seed", "6", "--short", "--incomplete"]) == 0
     told = capsys.readouterr().out
     assert f"Wrote 1 synthetic participants to {tmp_path / 'study'}" in told
     out = tmp_path / "study" / "derivatives" / "bids_semantoks"
     assert f"bids_semantoks {tmp_path / 'study'} {out} participant --atlas Demo457 --model random:tiny" in told
-    assert (tmp_path / "study" / "derivatives" / "fmriprep" / "sub-001" / "func").is_dir()
+    written = [path.name for path in (tmp_path / "study/derivatives/fmriprep/sub-001/func").iterdir()]
+    assert "sub-001_task-rest_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz" in written
+    assert not any(name.endswith("timeseries.tsv") for name in written), "the confounds are left out"
 
 
 def test_writes_series_without_voxels_beside_which_the_outputs_go(tmp_path, capsys):

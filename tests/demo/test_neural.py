@@ -20,7 +20,7 @@ from bids_semantoks.demo.neural import (
     draw_blocks,
     simulate_signals,
 )
-from bids_semantoks.demo.people import describe_phenotypes, draw_participant, plan_runs
+from bids_semantoks.demo.people import SITE_PATIENTS, describe_phenotypes, draw_participant, plan_runs
 from bids_semantoks.demo.study import simulate_series
 from bids_semantoks.records import CANONICAL_NETWORKS
 
@@ -87,7 +87,7 @@ def test_sex_changes_coupling_and_tempo_but_not_lag():
     woman, man = (dataclasses.replace(someone, sex=sex) for sex in "FM")
     assert np.abs(compute_coupling(man) - compute_coupling(woman)).max() > 0.05
     (slow, lag), (fast, same) = compute_dynamics(woman), compute_dynamics(man)
-    np.testing.assert_allclose(fast / slow, np.exp([0, 0, 0.2, 0, 0, 0, 0, -0.2, 0]))
+    np.testing.assert_allclose(fast / slow, np.exp([0.5, -0.5, 0, 0, 0, 0.5, -0.5, 0, 0]))
     np.testing.assert_array_equal(lag, same)
 
 
@@ -136,6 +136,12 @@ def test_phenotypes_are_missing_here_and_there():
     rows = [describe_phenotypes(draw_participant(n, 0)) for n in range(1, 25)]
     assert [sum(value is None for value in column) for column in zip(*rows, strict=True)] == [0, 1, 1, 0, 2]
     assert {row[3] for row in rows} == {"EU", "AS", "NA"}
+
+
+def test_patients_are_mostly_of_one_site():
+    people = [draw_participant(number, 0) for number in range(1, 121)]
+    shares = {site: np.mean([one.group == "patient" for one in people if one.site == site]) for site in SITE_PATIENTS}
+    assert shares == pytest.approx(SITE_PATIENTS)
 
 
 def test_runs_have_the_promised_peculiarities():

@@ -64,7 +64,7 @@ def test_a_stack_is_named_by_the_rows_of_a_table(load, tmp_path):
     assert people.to_dict("list") == {"participant_id": ["sub-x1", "sub-x2", "sub-x3"], "age": ["07", "8", "n/a"]}
     pd.DataFrame({"id": ["x1", "x2"]}).to_csv(tmp_path / "p.csv", index=False)
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(InputError, match=r"one of 3.* 2 rows"):
+    with pytest.raises(InputError, match=r"3.*2 rows"):
         load(tmp_path / "stack.npy", table=tmp_path / "p.csv")
     assert not (tmp_path / "out").exists()
 
@@ -107,7 +107,7 @@ def test_what_could_be_meant_in_two_ways_is_refused(load, tmp_path):
         load(tmp_path / "sub-3.mat", variable="three")
     np.save(tmp_path / "sub-4_a.npy", SERIES[0])
     np.save(tmp_path / "sub-4_b.npy", SERIES[1])
-    with pytest.raises(InputError, match=r"sub-4_b\.npy.*sub-4_a\.npy.*both sub-4_task-rest"):
+    with pytest.raises(InputError, match=r"sub-4_b\.npy.*sub-4_a\.npy.*sub-4_task-rest"):
         load(tmp_path / "sub-4_a.npy", tmp_path / "sub-4_b.npy")
     assert not list(tmp_path.glob(".out*"))
     assert not (tmp_path / "out").exists()

@@ -118,7 +118,7 @@ def test_what_cannot_be_written_is_said(tmp_path, small_config, small_layout):
 def test_nothing_found(tmp_path):
     with pytest.raises(ModelError, match="no such file"):
         load_encoder(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"no encoder 'models/mine\.pth'"):
+    with pytest.raises(ModelError, match=r"'models/mine\.pth'"):
         load_encoder("models/mine.pth")
     with pytest.raises(ModelError, match=r"no encoder: expected config\.json and model\.safetensors"):
         load_encoder(tmp_path)

@@ -269,7 +269,7 @@ def test_devices_by_name():
     else:
         with pytest.raises(ResourceError, match="mps"):
             resolve_device("mps")
-    with pytest.raises(ResourceError, match="device cuda:99 was asked for"):
+    with pytest.raises(ResourceError, match="cuda:99"):
         resolve_device("cuda:99")
 
 

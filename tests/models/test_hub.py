@@ -265,7 +265,7 @@ def test_a_cache_with_several_snapshots_or_repositories_asks_which(tmp_path, sma
         load_encoder(tmp_path / "models--lab--one")
     assert load_encoder(tmp_path / "models--lab--one" / "snapshots" / "abc").name == "one"
     add_snapshot(tmp_path, "lab/two", "abc")
-    with pytest.raises(ModelError, match="a cache of 2 repositories: lab/one, lab/two"):
+    with pytest.raises(ModelError, match="2 repositories: lab/one, lab/two"):
         load_encoder(tmp_path)
 
 

@@ -58,11 +58,11 @@ def test_limits_that_are_given_leave_runs_out(tmp_path: Path, caplog: pytest.Log
 @pytest.mark.parametrize(
     ("signals", "said"),
     [
-        ({"fd_threshold": 0.3}, r"fd_threshold \(there 0.5, now 0.3\)"),
-        ({"min_coverage": 0.3}, r"min_coverage \(there 0.5, now 0.3\)"),
+        ({"fd_threshold": 0.3}, r"fd_threshold.*0.5, now 0.3\)"),
+        ({"min_coverage": 0.3}, r"min_coverage.*0.5, now 0.3\)"),
         ({"band_pass": None}, "band_pass"),
         ({"dummy_scans": "4"}, "dummy_scans"),
-        ({"motion_filter": "notch:12-18"}, r"motion_filter \(there null, now ..notch., 12.0, 18.0"),
+        ({"motion_filter": "notch:12-18"}, "motion_filter.*12.0, 18.0"),
         ({"denoise": "36p"}, "denoising"),
     ],
 )
@@ -84,7 +84,7 @@ def test_the_group_level_holds_them(study, outputs, tmp_path, app):
     shutil.copytree(outputs, out)
     code, text = app(study, out, "--fd-threshold", "0.5", level="group")
     assert code == 4
-    assert "fd_threshold (there null, now 0.5)" in text
+    assert all(part in text for part in ("fd_threshold", "now 0.5)"))
     code, text = app(study, out, "--min-time", "9999", level="group")
     assert code == 3
     assert "exclude all" in text
@@ -101,7 +101,7 @@ def test_the_group_level_holds_them(study, outputs, tmp_path, app):
         path.write_text(path.read_text().replace('"VolumesKept": ', '"VolumesKept": 5, "Former": '))
     code, text = app(study, out, "--min-time", "100", level="group")
     assert code == 0
-    assert "runs are left out (too_few_kept" in text
+    assert "stored runs (too_few_kept" in text
     assert {row["participant_id"] for row in read("phenotype/Demo457RandomTiny.tsv")} == before - {lost}
     stem = sidecar.name.removesuffix("_stat-mean_timeseries.json")
     (status,) = [row for row in read("group_status.tsv") if row["run"].startswith(f"{stem}_")]

@@ -268,3 +268,14 @@ def test_a_process_that_used_up_its_cpu_time_ends_the_call():
             list(processes.run_jobs(build_exhausted_worker, (), [1, 2], n_procs=2))
     finally:
         signal.signal(signal.SIGXCPU, before)
+
+
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import operator\n"
+        "from bids_semantoks.runtime.processes import run_jobs\n"
+        "print('once', sorted(run_jobs(operator.itemgetter, (0,), ['ab', 'cd'], n_procs=2)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("once [(0, 'a'), (1, 'c')]\n", "")

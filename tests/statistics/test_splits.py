@@ -131,7 +131,7 @@ def test_sessions_of_a_participant_share_the_role():
     [
         ([(0, 0, "p99", "test")], "none of the 47 participants: .* 1, such as p99; .* p00"),
         ([(0, 0, "p99", "test"), (0, 0, "p01", "train")], "Repetition 0, fold 0 .* test set"),
-        ([(0, 0, "p01", "tset")], "Role 'tset'"),
+        ([(0, 0, "p01", "tset")], "'tset'"),
         ([(0, 0, "p01", "test"), (0, 0, "p01", "train")], "p01 is both test and train"),
         ([(2, 0, "p01", "test"), (2, 1, "p01", "test")], "p01 is tested twice in repetition 2"),
         ([(0, 1, "p01", "train")], "Repetition 0, fold 1 .* test set"),
@@ -225,7 +225,7 @@ def test_too_small_classes_and_too_few_groups_are_refused():
     values = np.zeros(N)
     values[:4] = 1
     strata = compute_strata(values, is_class=True)
-    with pytest.raises(InputError, match="smallest class or bin has 4 members, but 5 parts"):
+    with pytest.raises(InputError, match=r"4 members,.*5 parts"):
         build_splits(strata)
     with pytest.raises(InputError, match="3 groups cannot be divided into 5 folds"):
         build_splits(make_strata(), groups=np.arange(N) % 3)

@@ -30,7 +30,7 @@ def test_the_batch_leaves_eight_steps(n, wanted, n_parts, expected):
 def test_a_batch_that_cannot_be_is_refused():
     with pytest.raises(ConfigurationError, match="A batch of 25 is larger than the data: 24 participants"):
         choose_batch_size(24, 25, n_parts=1)
-    with pytest.raises(ConfigurationError, match="A batch of 10 cannot be cut into 4 equal parts"):
+    with pytest.raises(ConfigurationError, match=r"10 cannot.*4 equal"):
         choose_batch_size(24, 10, n_parts=4)
 
 
