@@ -20,6 +20,7 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_object
 from bids_semantoks.inputs.missing_codes import parse_number
+from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.predictor_files import (
     FACTS_FILE,
     PREDICTORS,
@@ -143,9 +144,8 @@ def _describe(prober: Prober, encoder: RunEncoder, one: PhenotypeResult, used: A
 
 
 def list_parcels(run: StoredRun) -> tuple[str, ...]:
-    """List the parcels of a stored run by the header of its table."""
-    with run.paths.signals.open(encoding="utf-8") as file:
-        return tuple(file.readline().rstrip("\r\n").split("\t"))
+    """List the parcels of the atlas of a stored run."""
+    return read_atlas_table(run.paths.out_dir, name=run.entities["atlas"], space=run.entities.get("space", ""))[0]
 
 
 def _describe_covariate(prober: Prober, design: Design, name: str) -> CovariateFacts:

@@ -80,7 +80,8 @@ def compare_means(values: Floats, n_home: int) -> float:
     total = float((centred**2).sum() / (n - 1)) if n > 2 else 0.0
     if total <= 0:
         return 1.0
-    squares = float(((centred @ centred.T / (n - 1)) ** 2).sum())
+    products = centred @ centred.T if n < centred.shape[1] else centred.T @ centred
+    squares = float(((products / (n - 1)) ** 2).sum())
     squares = (n - 1) ** 2 / ((n + 1) * (n - 2)) * max(squares - total**2 / (n - 1), 1e-12 * total**2)
     share = 1 / n + 1 / n_home
     return float(gamma.sf(mean @ mean / share, total**2 / squares / 2, scale=2 * squares / total))

@@ -110,10 +110,10 @@ def predict_at_home(
 ) -> tuple[Indices, Floats, Floats]:
     """Predict the rows tested in the first repetition of `splits` by predictors of the other folds: rows (N,), scores
     and positions as of `LinearPredictor.predict`."""
-    found = []
-    for split in (one for one in splits if one.repetition == 0):
+    found, first = [], min(split.repetition for split in splits)
+    for split in (one for one in splits if one.repetition == first):
         train = np.sort(np.concatenate([split.train, split.validation]))
-        model = fit_predictor(features, target, train, covariates=covariates, groups=groups, seed=seed)
+        model = fit_predictor(features, target, train, covariates=covariates, groups=groups, seed=seed + first)
         own = None if covariates is None else covariates[split.test]
         found.append((split.test, *model.predict(features.values[split.test], own)))
     rows, scores, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))

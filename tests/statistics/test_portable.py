@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,9 @@ def test_a_fit_to_the_training_rows_of_a_fold_predicts_as_the_probe(d, n_classes
     rows, scores, positions = predict_at_home(features, target, splits, **asked)
     assert sorted(rows) == sorted(set(range(61)) - {5})
     np.testing.assert_allclose(scores, expected.scores[0, rows], rtol=0, atol=1e-12)
+    later = [dataclasses.replace(one, repetition=one.repetition + 1) for one in splits]  # as given ones may be
+    again = predict_at_home(features, target, later, **asked | {"seed": 2})
+    np.testing.assert_array_equal(again[1], scores)
     assert positions.shape == (60, (n_classes if n_classes > 2 else 1) + 2)
     first = splits[0]
     model = fit_predictor(features, target, np.sort(first.train), **asked)
