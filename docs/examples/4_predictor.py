@@ -44,7 +44,9 @@ print(
 # %%
 # At home
 # -------
-# The group level evaluates the linear probe out of fold; then it fits it to everybody and saves it.
+# The group level evaluates the linear probe out of fold; then it fits it to everybody and saves it. With
+# random weights and few people the scores are those of chance, and intervals are accordingly wide: what is
+# carried abroad is also how little is known.
 
 options = ["--model", "random:tiny", "--min-time", "0", "--n-procs", "1", "-q"]
 for study in (home, abroad):
