@@ -15,7 +15,7 @@ PROBES := --probe sex age group --baselines pearson site random chance --n-repea
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-long check docs screenshots format validate frozen bench reproduce clean image image-test cluster-test
+.PHONY: help setup demo test test-long check docs screenshots format validate frozen bench reproduce clean release-check image image-test cluster-test
 
 help:
 	@echo "make demo    in six minutes: extract signals of synthetic people, pretrain a tiny encoder, find what was planted"
@@ -28,6 +28,7 @@ help:
 	@echo "make frozen  compare every output with that of an earlier commit (BASE=COMMIT)"
 	@echo "make bench   speed and memory against peers"
 	@echo "make reproduce  a table beside the published numbers (STUDIES=TABLE, MODEL=NAME; else synthetic, random weights)"
+	@echo "make release-check  wheel and sdist, and the wheel in fresh environments (PYTHON311=PATH ... PYTHON314=PATH)"
 	@echo "make image   the container image (ENGINE=docker or podman, TORCH_INDEX=URL, VARIANT=cuda, ASSETS=assets)"
 	@echo "make image-test    image and Singularity definition without a daemon (root, buildah, debootstrap)"
 	@echo "make cluster-test  the SLURM scripts on a SLURM of one node (root, slurm-wlm, munge)"
@@ -123,12 +124,23 @@ bench: $(STAMP)
 reproduce: $(STAMP)
 	$(BIN)/python benchmarks/reproduce.py $(if $(STUDIES),--studies $(STUDIES)) $(if $(MODEL),--model $(MODEL))
 
+release-check:
+	cluster/tests/release.sh
+
+# The inventory of packages (CycloneDX) is copied out of the image.
 ENGINE := docker
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bids_semantoks/version.py)
+IMAGE_ID = $(ENGINE) image inspect --format '{{.Id}}' bids_semantoks:$(VERSION) | sed 's/^sha256://'
 image:
 	$(ENGINE) build --tag bids_semantoks:$(VERSION) --build-arg VERSION=$(VERSION) \
 	    --build-arg REVISION=$$(git rev-parse HEAD) --build-arg VARIANT=$(or $(VARIANT),cpu) \
 	    --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg ASSETS=$(ASSETS) .
+	mkdir -p dist
+	$(ENGINE) run --rm --entrypoint cat bids_semantoks:$(VERSION) /opt/bids_semantoks/sbom.cdx.json \
+	    >dist/bids_semantoks-$(VERSION).cdx.json
+	@echo "Packages in the image: dist/bids_semantoks-$(VERSION).cdx.json"
+	@echo "To have outputs name the image by its digest too, run it with"
+	@echo "    --env BIDS_SEMANTOKS_CONTAINER_DIGEST=sha256:$$($(IMAGE_ID))"
 
 image-test: $(STAMP)
 	cluster/tests/image.sh

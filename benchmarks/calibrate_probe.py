@@ -3,7 +3,8 @@
 Simulates studies of participants whose features and phenotype have nothing to do with each other, probes each with the
 default protocol (ten repetitions of five folds), the permutation test and the verdict that ``group_probe.tsv`` gives,
 for two classes and for a continuous phenotype. Expected over both: p < 0.05 in 2 to 9 % of the phenotypes and "above
-chance" in 2 to 9 %; intervals of balanced accuracy, AUROC and r that hold chance in 90 to 99 %. The share that
+chance" in 1 to 9 %, since its bound is widened for overlapping folds; intervals of balanced accuracy, AUROC and r that
+hold chance in 90 to 99 %. The share that
 intervals would hold without being widened is printed beside.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/calibrate_probe.py [--studies N] [--participants N] [--features N]
@@ -87,10 +88,10 @@ def main() -> None:
         share = ((values[:, 0] <= values[:, 2]) & (values[:, 2] <= values[:, 1])).mean()
         print(f"{name:35s} holds chance in {share:6.1%}  (expected 90% to 99%)")
         is_good &= 0.9 <= share <= 0.99 or name.endswith("not widened")
-    for kind, what in (("p of", "p < 0.05"), ("verdict of", "above chance")):
+    for kind, what, least in (("p of", "p < 0.05", 0.02), ("verdict of", "above chance", 0.01)):
         rates = [find_rate(name, np.array([study[name] for study in studies])) for name in studies[0] if kind in name]
-        print(f"{2 * len(studies)} phenotypes: {what} in {np.mean(rates):6.1%}  (expected 2% to 9%)")
-        is_good &= 0.02 <= float(np.mean(rates)) <= 0.09
+        print(f"{2 * len(studies)} phenotypes: {what} in {np.mean(rates):6.1%}  (expected {least:.0%} to 9%)")
+        is_good &= least <= float(np.mean(rates)) <= 0.09
     sys.exit(not is_good)
 
 

@@ -64,17 +64,17 @@ def run_group(config: AppConfig) -> Tally:
     _check_bids_dir(config)
     LOGGER.info("Running the group level on the signals in %s.", config.out_dir)
     if config.signals.signals_only:
+        check(not config.probing.audit, "--audit needs embeddings, which --signals-only does not make.", "Remove one.")
         return _report_quality(config)
     asked, running = config.pretraining, config.running
     if asked.pretrain or config.probing.scaling:
         check_launch()
-    is_probing = bool(config.probing.probe) or config.probing.task_blocks is not None
+    is_probing = bool(config.probing.probe or config.probing.audit) or config.probing.task_blocks is not None
     # Without stored signals to embed, the call only trains.
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
     label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
     # A misspelt column must not end a call after hours of pretraining or embedding.
-    probes = _plan_probes(config, chosen, atlas) if is_probing else None
-    application = _plan_application(config, chosen)
+    probes, application = _plan_probes(config, chosen, atlas, is_probing=is_probing), _plan_application(config, chosen)
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
@@ -112,7 +112,7 @@ def run_group(config: AppConfig) -> Tally:
         write_stored_methods(config, (encoder, *others), complete, left_out)
     embed_others(complete, others, running)
     tally.cohort = _write_tables(config, (encoder, *others), label, complete, left_out)
-    _apply_predictor(application, complete, encoder)
+    _apply_predictor(application, complete)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
@@ -138,9 +138,9 @@ def _plan_application(config: AppConfig, chosen: Sequence[StoredRun]) -> Applica
     return ApplicationPlan(config, chosen)
 
 
-def _apply_predictor(plan: ApplicationPlan | None, complete: Sequence[StoredRun], encoder: RunEncoder) -> None:
+def _apply_predictor(plan: ApplicationPlan | None, complete: Sequence[StoredRun]) -> None:
     if plan is not None:
-        plan.run(complete, encoder)
+        plan.run(complete)
 
 
 def _check_predictors(
@@ -275,8 +275,12 @@ def write_group_methods(config: AppConfig) -> None:
     write_stored_methods(config, encoders, chosen, left_out, preparations=preparations)
 
 
-def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
-    """Check the requested probes; InputError if a column is missing or no phenotype can be probed."""
+def _plan_probes(
+    config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames, *, is_probing: bool
+) -> CallPlan | None:
+    """Check the requested probes, if any; InputError if a column is missing or no phenotype can be probed."""
+    if not is_probing:
+        return None
     from bids_semantoks.analyses.analyse import plan_call  # noqa: PLC0415 - scikit-learn is slow to load
 
     check(

@@ -75,7 +75,7 @@ def test_embeddings_without_tokens_are_incomplete_where_tokens_are_asked_for(con
 
 def test_other_settings_are_refused_unless_they_may_overwrite(config):
     other = change(config, "embedding", n_windows=3)
-    with pytest.raises(ConfigurationError, match=r"8.*_embedding\.tsv.*n_windows.*3"):
+    with pytest.raises(ConfigurationError, match=r"_embedding\.tsv.*n_windows.*8.*3"):
         find(other)
     _, encoder, stored, missing = find(change(other, "running", overwrite=True))
     assert len(missing) == len(stored)

@@ -116,7 +116,7 @@ def test_hcp_with_24_parameters_and_without_more(files: dict[str, Path], tmp_pat
     assert "use --denoise none or 24p" in text
     code, text = app(tmp_path / "hcp", out, *call, "--denoise", "24p", "--fd-threshold", "2")
     assert code == 0, text
-    assert text.splitlines()[0] == f"Found data in the layout HCP minimal preprocessing in {tmp_path / 'hcp'}"
+    assert text.splitlines()[0] == f"Found data (layout HCP minimal preprocessing) in {tmp_path / 'hcp'}"
     (path,) = out.rglob("*_stat-mean_timeseries.json")
     assert path.name.startswith(f"sub-100307_task-rest_dir-LR_run-1_space-{SPACE}_atlas-Demo457_stat-mean")
     sidecar = json.loads(path.read_text())

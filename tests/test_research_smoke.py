@@ -184,7 +184,7 @@ def test_families_of_blocks_need_no_phenotype(study: tuple[Path, Path], group: G
     assert code == 0, said
     # Seven participants are four pairs, of which five folds cannot be made.
     facts = json.loads((study[1] / "group_task_blocks.json").read_text())["Facts"]
-    assert "across participants: in 4 groups by kin are too few for five folds" in facts["Out"]
+    assert "across participants: 4 groups of kin are too few for five folds" in facts["Out"]
 
 
 def damage(out: Path, series: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_file_of_other_people_is_pretrained_on(tmp_path: Path, capsys: pytest.
     trained = [json.loads((out / "encoders" / row["encoder"] / "config.json").read_text()) for row in rows]
     assert [len(one["details"]["participants"]["sha256"]) for one in trained] == [16, 32]
     page = (out / "group.html").read_text()
-    assert "Pretrained on shares of the 32 participants of people.h5, probed on this study" in page
+    assert "Pretrained on shares of the 32 participants of people.h5, probed on those of this study" in page
     assert 'href="group_scaling.tsv"' in page
 
 

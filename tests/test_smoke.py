@@ -206,7 +206,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(study, tmp_path, app)
     assert not out.exists()
     lines = [line for line in text.splitlines() if line.startswith("sub-")]
     assert len(lines) == N_RUNS
-    assert sum(line.endswith(": extract and encode") for line in lines) == N_OK
+    assert sum(line.endswith(": extract signals and encode") for line in lines) == N_OK
     assert sum("skip, too_short" in line for line in lines) == 1
     assert f"dry run of {N_RUNS} runs: {N_OK} to make, 1 to skip" in text
     # Names and settings cannot tell how long a run is.
@@ -338,10 +338,10 @@ def test_what_was_done_stays_when_datalad_drops_the_inputs(own_study, tmp_path, 
         # Sidecars are kept in git itself.
         find_one(func, "preproc_bold.json").write_text('{"RepetitionTime": 2.0}')
     code, text = app(own_study, out, *SELECT)
-    assert (code, "complete from an earlier call" in text) == (0, True)
+    assert (code, "Keeping 1 runs" in text) == (0, True)
     # What cannot be made otherwise now is not thrown away for that, either.
     code, text = app(own_study, out, *SELECT, "--no-band-pass", "--overwrite")
-    assert (code, "skipped, no_content" in text) == (0, True)
+    assert (code, "1 run skipped (no_content)" in text) == (0, True)
     assert read_tree(out / "sub-001") == before
 
 
@@ -469,7 +469,7 @@ def test_another_atlas_of_the_same_label_is_refused(study, outputs, tmp_path, ap
     assert code == 0
     code, text = app(study, out, level="group")
     assert code == 4
-    assert "another atlas of the label Demo457" in text
+    assert "a different atlas with the label Demo457" in text
 
 
 def test_a_run_without_the_chosen_space_is_accounted_for(own_study, tmp_path, app):

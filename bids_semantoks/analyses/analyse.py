@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from bids_semantoks.analyses.audit import audit, plan_audit
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
 from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, list_widths
@@ -30,13 +31,10 @@ from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
+from bids_semantoks.outputs.group_tables import ProbeTables
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.plan import AtlasLabels
-from bids_semantoks.reports.group_extras import build_block_section
-from bids_semantoks.reports.group_page import draw_group_page
-from bids_semantoks.reports.group_report import GroupPage, write_group_page
-from bids_semantoks.reports.predictor_section import build_predictor_section
+from bids_semantoks.reports.group_page import draw_group_page, draw_stored_page
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.statistics.folds import use_threads
 from bids_semantoks.statistics.significance import adjust_holm
@@ -54,6 +52,7 @@ class CallPlan:
     probes: ProbePlan | None
     blocks: BlockPlan | None
     scaling: ScalingPlan | None
+    audit: ProbePlan | None
 
     @property
     def n_refused(self) -> int:
@@ -74,7 +73,7 @@ def plan_call(
 ) -> CallPlan:
     """Check everything in advance; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
-    preparations = open_preparations(config, chosen)
+    preparations = open_preparations(config, chosen) if asked.probe or asked.task_blocks else ()
     probes = plan_probes(config, keep_shared(chosen, preparations)) if asked.probe else None
     if probes is not None:
         preparations = tuple(load_encoders(config, one) for one in preparations)
@@ -83,6 +82,7 @@ def plan_call(
         probes=probes,
         blocks=plan_blocks(config, task_runs) if asked.task_blocks else None,
         scaling=plan_scaling(config, chosen, atlas) if asked.scaling else None,
+        audit=plan_audit(config, chosen) if asked.audit else None,
     )
     if config.pretraining.pretrain:
         plan.check_resources(atlas, None)
@@ -103,6 +103,7 @@ def run_call(
     `left_out` are runs that the limits of the call leave out, reason and message by stem.
     Returns how many phenotypes were refused."""
     further = plan.probes.preparations if plan.probes is not None else ()
+    whole = stored
     left_out = {**left_out, **find_unshared(stored, further)}
     stored = keep_shared(stored, further)
     # Phenotypes first: their tables are kept if a long training is stopped.
@@ -122,33 +123,17 @@ def run_call(
             preparations=describe_preparations(stored, further),
         )
         LOGGER.info("Probes: %s", draw_group_page(config, tables))
+    if plan.audit is not None:
+        LOGGER.info("Audit: %s", audit(plan.audit, (encoder, *others), whole))
     if plan.blocks is not None:
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
     if plan.scaling is not None and probes is not None:
         LOGGER.info("Scaling: %s", measure_scaling(probes, plan.scaling, atlas))
     if tables is None:
-        draw_page_without_probes(config, encoder)
-    elif plan.blocks is not None or plan.scaling is not None:
+        draw_stored_page(config)
+    elif (plan.audit, plan.blocks, plan.scaling) != (None, None, None):
         draw_group_page(config, tables)
     return len(probes.refused) if probes is not None else 0
-
-
-def draw_page_without_probes(config: AppConfig, encoder: RunEncoder) -> None:
-    """Draw a page of blocks or a predictor alone, or add them to that of phenotypes probed earlier."""
-    if (config.out_dir / "group_probe.tsv").is_file():
-        draw_group_page(config, read_probes(config.out_dir))
-        return
-    found = [build_block_section(config.out_dir), build_predictor_section(config.out_dir)]
-    page = GroupPage(
-        title=encoder.loaded.name,
-        overview=[("encoder", encoder.loaded.description)],
-        pretraining="",
-        warns=False,
-        phenotypes=[],
-        sections=[section for section in found if section is not None],
-        warnings=[],
-    )
-    write_group_page(config.out_dir, lambda: page, figures=config.running.figures)
 
 
 def prepare_probes(
@@ -201,7 +186,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         leakage=leakage,
         rows=rows,
         strata=tuple(row for one in phenotypes for row in score_strata(plan, prober.model, one, seed=seed)),
-        retest=tuple(measure_retest(stored, {prober.model: prober.model, **compared}, prober)),
+        retest=tuple(measure_retest(stored, {prober.model: prober.model, **compared}, config, prober.baselines)),
         networks=prober.masker.networks if config.probing.network_importance else (),
         pretraining=describe_pretraining(encoder, known, n_people),
         warnings=(

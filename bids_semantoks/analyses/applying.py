@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from bids_semantoks.analyses.analyse import draw_page_without_probes
 from bids_semantoks.analyses.design import SITE_NAMES
 from bids_semantoks.analyses.portable import Application, Predictor, find_predictor, list_outside, measure_input
 from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure, read_embeddings
@@ -28,6 +27,7 @@ from bids_semantoks.outputs.predicted_table import PREDICTED, write_predicted
 from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.records import Floats
+from bids_semantoks.reports.group_page import draw_stored_page
 from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.conformal import LEVEL, choose_sets, find_shifts, recalibrate
 from bids_semantoks.statistics.metrics import compute_scores
@@ -113,8 +113,8 @@ class ApplicationPlan:
         self.predictor.check_embeddings(best.settings)
         self.encoder = best.loaded.name
 
-    def run(self, stored: Sequence[StoredRun], encoder: RunEncoder) -> None:
-        """Predict, write tables and page, and log what was found; `encoder` is the first of the call."""
+    def run(self, stored: Sequence[StoredRun]) -> None:
+        """Predict, write tables and page, and log what was found."""
         is_first = self.config.selection.sessions == "first"
         rows = build_rows(
             keep_first_sessions(stored) if is_first else stored, by_session=False, min_kept=self.config.min_kept
@@ -140,7 +140,7 @@ class ApplicationPlan:
         facts["Table"] = path.relative_to(self.config.out_dir).as_posix()
         scores = judged.tabulate(corrected)
         write_group_table(self.config.out_dir, PREDICTED, build_group_table(PREDICTED, scores), facts)
-        draw_page_without_probes(self.config, encoder)
+        draw_stored_page(self.config)
         LOGGER.info(
             "Predicted %s of %d participants (%s): %s", self.predictor.phenotype, len(rows.keys), RESEARCH_ONLY, path
         )
@@ -201,7 +201,7 @@ class ApplicationPlan:
             "Predictor": self.predictor.path.resolve().name,
             "Phenotype": facts.phenotype,
             "Classes": list(facts.classes),
-            "Model": facts.model,
+            "Encoder": {"Name": facts.model, "Description": facts.encoder, "SHA256": facts.encoder_sha256},
             "ParticipantsAtHome": facts.n_participants,
             "Participants": len(rows.keys),
             "Predicted": int((~np.isnan(found.scores).any(axis=1)).sum()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult
 from bids_semantoks.analyses.rows import Rows, compute_motion, iterate_signals, read_embeddings
+from bids_semantoks.config import AppConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
@@ -29,7 +30,8 @@ from bids_semantoks.statistics.targets import Target, build_class_target
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_LEAKAGE: Final = 10
 
-_MIN_PAIRS: Final = 5
+#: Identification and intraclass correlations of fewer participants say nothing.
+MIN_PAIRS: Final = 5
 _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
@@ -116,12 +118,9 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
     )
 
 
-def _find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str, tuple[Rows, Rows]]:
-    """Pair two scans of each participant, where five or more participants have two.
-
-    ``sessions`` pairs the first two sessions with all their runs, ``runs`` the first two runs of
-    one task in the first session that has two.
-    """
+def find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str, tuple[Rows, Rows]]:
+    """Pair two scans of each participant who has two: ``sessions`` pairs the first two sessions with all their runs,
+    ``runs`` the first two runs of one task in the first session that has two."""
     people: dict[str, dict[str, list[StoredRun]]] = {}
     for run in stored:
         people.setdefault(run.entities["sub"], {}).setdefault(run.entities.get("ses", ""), []).append(run)
@@ -134,9 +133,7 @@ def _find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str
         if twice:
             pairs["runs"][label] = [twice[0][0]], [twice[0][1]]
     return {
-        between: (_build_rows(found, 0, min_kept), _build_rows(found, 1, min_kept))
-        for between, found in pairs.items()
-        if len(found) >= _MIN_PAIRS
+        between: (_build_rows(found, 0, min_kept), _build_rows(found, 1, min_kept)) for between, found in pairs.items()
     }
 
 
@@ -155,24 +152,25 @@ def _build_rows(
 
 
 def measure_retest(
-    stored: Sequence[StoredRun], models: Mapping[str, str], prober: Prober
+    stored: Sequence[StoredRun], models: Mapping[str, str], config: AppConfig, baselines: Collection[str] = ()
 ) -> list[tuple[str, RetestScore]]:
-    """Measure test-retest reliability of models (name to label in file names), and of connectivity that --baselines
-    asks for, each between ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
-    config = prober.plan.config
+    """Measure test-retest reliability of models (name to label in file names), and of connectivity among `baselines`,
+    each between ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
     readers: dict[str, Callable[[Rows], NDArray[Any]]] = {
         name: partial(read_embeddings, model=label) for name, label in models.items()
     }
     readers |= {
         kind: partial(_read_connectivity, estimator=kind, work_dir=config.running.work_dir)
         for kind in _CONNECTIVITY
-        if kind in prober.baselines
+        if kind in baselines
     }
     found = []
-    for between, (first, second) in _find_pairs(stored, config.min_kept).items():
+    for between, (first, second) in find_pairs(stored, config.min_kept).items():
+        if len(first.keys) < MIN_PAIRS:
+            continue
         LOGGER.info("Comparing two %s of %d participants.", between, len(first.keys))
         for name, read in readers.items():
-            found.append((between, compute_retest(name, read(first), read(second), seed=prober.seed)))
+            found.append((between, compute_retest(name, read(first), read(second), seed=config.running.random_seed)))
     return found
 
 

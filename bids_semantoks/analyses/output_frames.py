@@ -46,7 +46,7 @@ def choose_embedded(stored: Sequence[StoredRun], model: str | None) -> tuple[str
         raise InputError(
             f"{stored[0].paths.out_dir} has embeddings by {listed}"
             + (f"; expected those by {model}." if model else "; expected one encoder."),
-            hint=describe_nearest([model], found) if model and found else "Choose one with model=.",
+            hint=describe_nearest([model], found) if model and found else "Choose one: model= or --model.",
         )
     named = [dataclasses.replace(run, paths=dataclasses.replace(run.paths, model=fitting[0])) for run in stored]
     embedded = [run for run in named if read_sidecar(run.paths.embedding_sidecar)]

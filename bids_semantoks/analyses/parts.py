@@ -39,8 +39,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 _KINDS: Final = (Comparison, DecisionValues, ModelResult, PermutationTest, Predictions, Score)
 _RECORDS: Final = {kind.__name__: kind for kind in _KINDS}
 
-#: Options that name phenotypes; what they lead to counts.
-_CHOICES: Final = ("probe", "probe_part", "strata")
+#: Options that name phenotypes, where what they lead to counts, or ask for something else.
+_CHOICES: Final = ("probe", "probe_part", "strata", "audit")
 
 
 def find_part(prober: Prober, phenotype: Phenotype, design: Design) -> Path:

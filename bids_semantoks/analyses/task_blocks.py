@@ -321,8 +321,8 @@ def build_block_designs(
         folds = f"a fifth of the participants{together}, {n_repeats} times five folds"
         designs.append(BlockDesign(name="across", splits=splits, groups=groups, folds=folds, widening=widening))
     else:
-        who = f"in {n_groups} groups by {column}" if column else f"{n_groups}"
-        notes.append(f"across participants: {who} is too few for five folds")
+        who = f"groups of {column}" if column else "participants"
+        notes.append(f"across participants: {n_groups} {who} are too few for five folds")
     within, kinds = build_within_splits(labels, people, blocks.runs, blocks.onsets)
     if within:
         by_time = sum(kind == "time" for kind in kinds.values())

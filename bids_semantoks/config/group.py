@@ -176,6 +176,11 @@ class ProbingConfig:
         "Column with true values of some people here, by which --apply-predictor corrects intercept and slope.",
         metavar="COLUMN",
     )
+    audit: bool = option(
+        False,
+        "Before sharing: measure how well embeddings identify people in another session or run, how many were in the "
+        "encoder's pretraining, and whether sex, age and site can be predicted.",
+    )
     scaling: tuple[float, ...] = option(
         (),
         "Pretrain on these shares of the data (in OUT_DIR, in --pretrain-data, or in another study's "
@@ -227,20 +232,24 @@ class ProbingConfig:
             "Remove --protocol.",
         )
         check(
-            self.probe_part is None or (0 <= self.probe_part <= len(self.probe) and not self.task_blocks),
+            self.probe_part is None
+            or (0 <= self.probe_part <= len(self.probe) and not (self.task_blocks or self.audit)),
             f"--probe-part must be between 0 and {len(self.probe)}, the number of phenotypes, found {self.probe_part}.",
-            "Use --task-blocks only in the call that joins the parts.",
+            "Use --task-blocks and --audit only in the call that joins the parts.",
         )
         self._check_extras()
         self._check_predictors()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if self.audit:
+            alone = ("audit", "n_repeats", "n_permutations", "group_by", "phenotype", "id_column")
+            given = [name for name in given if name not in alone]
         if self.task_blocks is not None:
             # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
-            alone = ["task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"])]
+            own = ["task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"])]
             # Families are kept together there as well, and may be in a separate table.
-            alone += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
-            given = [name for name in given if name not in alone]
-        elif self.apply_predictor is not None:
+            own += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
+            given = [name for name in given if name not in own]
+        if self.apply_predictor is not None:
             given = [name for name in given if name not in ("apply_predictor", "recalibrate", "phenotype", "id_column")]
         check(
             bool(self.probe) or not given,
@@ -296,7 +305,7 @@ class ProbingConfig:
             f"--recalibrate {self.recalibrate} has no effect without --apply-predictor.",
         )
         check(
-            self.apply_predictor is None or not (self.probe or self.task_blocks),
-            "--apply-predictor cannot be combined with --probe or --task-blocks.",
+            self.apply_predictor is None or not (self.probe or self.task_blocks or self.audit),
+            "--apply-predictor cannot be combined with --probe, --task-blocks or --audit.",
             "Use separate calls.",
         )

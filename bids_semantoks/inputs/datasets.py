@@ -65,7 +65,8 @@ class Dataset:
         for one in self.derivatives:
             what = f"Unknown pipeline {one.pipeline}: reading its outputs as if they were fMRIPrep's"
             if one.source.label:
-                what = f"Recognised {one.pipeline} as {one.source.label}"
+                kind = "" if one.pipeline.startswith(one.source.label) else f" as {one.source.label}"
+                what = f"Recognised {one.pipeline}{kind}"
             note = f": {one.source.note}" if one.source.note and one.kind == "fmriprep" else ""
             sentences.append(f"{what}{note}.")
         return sentences

@@ -79,8 +79,8 @@ def find_columns(
     """Find columns by name, each in the first table that has it; `optional` ones may be missing.
 
     Labels are matched to `keys`, the participants and sessions of the data, if they differ in spelling only. Raises
-    InputError, with the nearest match, for a missing column; also if no table exists, if two files of ``phenotype/``
-    have the column and `phenotype` does not choose, or if a required table is unusable.
+    InputError, with the nearest match, for a missing column, or where no table exists for one; also if two files of
+    ``phenotype/`` have the column and `phenotype` does not choose, or if a required table is unusable.
     """
     found: dict[str, Column] = {}
     known: dict[str, Table] = {}
@@ -105,7 +105,7 @@ def find_columns(
     unknown = [name for name in names if name not in found]
     _tell_unsound(unsound, is_needed=bool(unknown))
     roots = " and ".join(map(str, find_roots(bids_dir)))
-    if not tables:
+    if not tables and names:
         raise InputError(
             f"No phenotype table in {roots}: expected participants.tsv, sessions.tsv or phenotype/*.tsv.",
             hint="Give one with --phenotype.",

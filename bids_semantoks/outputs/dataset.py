@@ -113,13 +113,16 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
 
 
 def _describe_generator() -> dict[str, Any]:
+    """Name the program and its container as BIDS does; a digest makes the tag a complete reference."""
     generator: dict[str, Any] = {"Name": "bids_semantoks", "Version": __version__}
-    # Apptainer sets the image that it runs; our own images set this variable when built.
-    image = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER") or ""
-    kind = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TYPE") or ("apptainer" if image else "")
-    if kind:
+    # Apptainer and Singularity set the image that they run; our own images set type and tag when they are built.
+    engines = {"apptainer": "APPTAINER_CONTAINER", "singularity": "SINGULARITY_CONTAINER"}
+    engine, image = next(((kind, os.environ[name]) for kind, name in engines.items() if os.environ.get(name)), ("", ""))
+    if kind := engine or os.environ.get("BIDS_SEMANTOKS_CONTAINER_TYPE"):
         tag = os.environ.get("BIDS_SEMANTOKS_CONTAINER_TAG") or Path(image).name or "unknown"
-        generator["Container"] = {"Type": kind, "Tag": tag}
+        # An engine prints a digest alone or after the name of the image and @.
+        digest = os.environ.get("BIDS_SEMANTOKS_CONTAINER_DIGEST", "").rpartition("@")[2]
+        generator["Container"] = {"Type": kind, "Tag": f"{tag}@{digest}" if digest else tag}
     return generator
 
 

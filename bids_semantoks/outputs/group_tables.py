@@ -38,6 +38,7 @@ _TEXT: Final = frozenset(
         *("p_statistic", "verdict", "used", "reason"),
         *("participant_id", "session_id", "truth", "predicted", "class"),
         *("by", "level", "between", "features", "column", "design", "position", "folds", "source", "encoder"),
+        "question",
     ]
 )
 

@@ -117,6 +117,12 @@ def format_interval(value: float, low: float, high: float) -> str:
     return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
 
 
+def format_share(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Format a share in per cent with its interval, ``92 % [85, 97]``; two digits below ten per cent."""
+    cells = [f"{100 * one:.0f}" if one >= 0.1 else f"{100 * one:.2g}" for one in (value, low, high)]
+    return f"{cells[0]} %" if math.isnan(low) else f"{cells[0]} % [{cells[1]}, {cells[2]}]"
+
+
 def format_score(row: Any) -> str:
     """Format a score with its interval, ``0.71 [0.64, 0.77]``."""
     return format_interval(row.value, row.ci_low, row.ci_high)

@@ -1,4 +1,4 @@
-"""The sections of the group report about task blocks and scaling, from their tables."""
+"""The sections of the group report about the audit, task blocks and scaling, from their tables."""
 
 from __future__ import annotations
 
@@ -33,6 +33,35 @@ def _read_extra(out_dir: Path, name: str) -> tuple[DataFrame, dict[str, Any]]:
     """Read a table, which is empty if it was not requested, and the facts in its sidecar."""
     table = read_group_table(out_dir / f"{name}.tsv")
     return table, {} if table.empty else read_json(out_dir / f"{name}.json")["Facts"]
+
+
+def build_audit_section(out_dir: Path) -> Section | None:
+    """Give the verdicts of the audit, what they rest on, and what it cannot know; None if nothing was audited."""
+    table, facts = _read_extra(out_dir, "group_audit")
+    if table.empty:
+        return None
+    rows: list[Any] = list(table.itertuples())
+    return Section(
+        anchor="audit",
+        title="Before sharing: what these embeddings give away",
+        short="Audit",
+        # What could not be measured is the same for all encoders.
+        sentences=[*dict.fromkeys(row.verdict for row in rows), f"What this cannot know: {' '.join(facts['Limits'])}"],
+        graphics=[],
+        columns=["question", "model", "column", "measured by", "value", "chance", "participants"],
+        lines=[
+            [
+                f"{row.question}{f' across {row.between}' if row.between else ''}",
+                row.model,
+                row.column,
+                METRIC_NAMES.get(row.metric, "share of scans" if row.between else row.metric),
+                format_score(row),
+                format_number(row.chance),
+                str(row.n_participants),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def build_block_section(out_dir: Path) -> Section | None:

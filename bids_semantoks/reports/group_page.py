@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from bids_semantoks.config import AppConfig
-from bids_semantoks.files import read_rows
+from bids_semantoks.files import read_json, read_rows
 from bids_semantoks.inputs.listed import find_roots
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.group_words import (
@@ -28,12 +28,19 @@ from bids_semantoks.quality.cohort import CallFacts, read_excluded
 from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.figures_probes import draw_map, draw_pair
-from bids_semantoks.reports.group_extras import build_block_section, build_scaling_section
+from bids_semantoks.reports.group_extras import build_audit_section, build_block_section, build_scaling_section
 from bids_semantoks.reports.group_phenotype import build_part, name_figure, show_bars
 from bids_semantoks.reports.group_report import Graphic, GroupPage, Section, read_training_picture, write_group_page
 from bids_semantoks.reports.predictor_section import build_predictor_section
 from bids_semantoks.reports.scatter_charts import Colouring, build_map, name_people
 from bids_semantoks.reports.vector_charts import Bar, Column, build_pair
+
+#: Tables that need no probes, and their sections.
+_ALONE: Final = {
+    "group_audit": build_audit_section,
+    "group_task_blocks": build_block_section,
+    "group_predictor": build_predictor_section,
+}
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 
@@ -44,10 +51,31 @@ def redraw_group_page(config: AppConfig) -> int:
     out_dir = config.out_dir
     left_out = find_excluded(out_dir, config.selection) or read_excluded(out_dir)
     rows = report_cohort(out_dir, CallFacts(roots=find_roots(config.bids_dir), left_out=left_out))
-    if not rows or (out_dir / "group_probe.json").is_file():
-        draw_group_page(config, read_probes(out_dir))
+    if not rows or any((out_dir / f"{name}.json").is_file() for name in ("group_probe", *_ALONE)):
+        draw_stored_page(config)
         return 1 + bool(rows)
     return 1
+
+
+def draw_stored_page(config: AppConfig) -> Path:
+    """Write ``OUT_DIR/group.html`` from the tables there, also where no phenotype was probed: then it has an audit and
+    blocks alone. InputError if there is none of these."""
+    out_dir = config.out_dir
+    found = {name: path for name in _ALONE if (path := out_dir / f"{name}.json").is_file()}
+    if (out_dir / "group_probe.json").is_file() or not found:
+        return draw_group_page(config, read_probes(out_dir))
+    encoder = read_json(next(iter(found.values())))["Facts"]["Encoder"]
+    sections = [build(out_dir) for name, build in _ALONE.items() if name in found]
+    page = GroupPage(
+        title=encoder["Name"],
+        overview=[("encoder", encoder["Description"]), *describe_left_out(out_dir, encoder["Name"])],
+        pretraining="",
+        warns=False,
+        phenotypes=[],
+        sections=[section for section in sections if section is not None],
+        warnings=[],
+    )
+    return write_group_page(out_dir, lambda: page, figures=config.running.figures)
 
 
 def draw_group_page(config: AppConfig, stored: ProbeTables) -> Path:
@@ -260,6 +288,7 @@ def build_training_section(stored: ProbeTables, out_dir: Path) -> Section | None
 SECTIONS: tuple[Callable[[ProbeTables, Path], Section | None], ...] = (
     build_leakage_section,
     build_retest_section,
+    lambda _, out_dir: build_audit_section(out_dir),
     lambda _, out_dir: build_block_section(out_dir),
     lambda _, out_dir: build_scaling_section(out_dir),
     lambda _, out_dir: build_predictor_section(out_dir),

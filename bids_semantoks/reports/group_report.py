@@ -25,6 +25,7 @@ TABLES: Final = {
     "group_splits": "splits",
     "group_strata": "scores of subgroups",
     "group_retest": "test-retest",
+    "group_audit": "audit",
     "group_task_blocks": "blocks",
     "group_scaling": "scaling",
     "group_predictor": "predictor from another study",

@@ -56,8 +56,8 @@ def _describe(facts: Mapping[str, Any]) -> list[str]:
     sentences = [
         RESEARCH_ONLY,
         f"{facts['Phenotype']} of {facts['Predicted']} of {facts['Participants']} participants was predicted by a "
-        f"linear model of {facts['Model']} from another study ({facts['ParticipantsAtHome']} participants); see "
-        f"{facts['Table']}.",
+        f"linear model of {facts['Encoder']['Name']} from another study ({facts['ParticipantsAtHome']} participants); "
+        f"see {facts['Table']}.",
         f"The {what} come from out-of-fold errors there (cross-conformal). They hold the truth in 90 % of people on "
         "average, not in each group, if people here are exchangeable with those there; they have no guarantee in "
         "finite samples and are void under any shift.",

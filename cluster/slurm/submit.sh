@@ -69,7 +69,7 @@ for argument in "$@"; do
     case $option in
         --participant[-_]label) continue ;;
         --probe) test "$argument" = --probe || n_phenotypes=$((n_phenotypes + 1)) ;;
-        --pretrain | --scaling | --task-blocks | --dry-run) PROBE_ARRAY=no ;;
+        --pretrain | --scaling | --task-blocks | --audit | --dry-run) PROBE_ARRAY=no ;;
     esac
     task_options+=("$argument")
 done

@@ -43,15 +43,18 @@ build() {
     scratch=$(buildah from scratch)
     buildah add --quiet "$scratch" "$SCRATCH/base" / >/dev/null
     buildah commit --quiet --rm "$scratch" "$BASE" >/dev/null
+    digest=$(buildah images --digests --format '{{.Digest}}' "$BASE")
     say "build"
     started=$SECONDS
     buildah bud --pull-never --quiet --tag "$IMAGE" "${pip_settings[@]}" --build-arg VERSION=test \
+        --build-arg REVISION=test --build-arg "BASE=$BASE" --build-arg "BASE_DIGEST=$digest" \
         --build-arg "VARIANT=$VARIANT" --file "$SOURCE/Dockerfile" "$SOURCE" 2>&1 |
         grep -v '^WARNING: Location\|^debconf'
     say "built in $((SECONDS - started)) s"
 }
 mapfile -t pip_settings < <("$PYTHON" "$here/pip_settings.py")
-test -n "${REUSE:-}" || build
+# Not `test || build`, in which a failing step would not end the script.
+if test -z "${REUSE:-}"; then build; fi
 
 container=$(buildah from --pull-never "$IMAGE")
 root=$(buildah mount "$container")
@@ -63,7 +66,21 @@ say "largest: $(du --block-size=1000000 "$root"/opt/bids_semantoks/lib/python3.1
 test -z "$(find "$root/home" -mindepth 1)"
 test -z "$(find "$root/opt" ! -perm -004 ! -type l)"
 buildah inspect "$IMAGE" >"$SCRATCH/inspect.json"
-grep -q '"org.opencontainers.image.licenses": "Apache-2.0"' "$SCRATCH/inspect.json"
+for label in 'licenses": "Apache-2.0' 'version": "test' 'revision": "test' "base.name\": \"$BASE" \
+    'base.digest": "sha256:'; do
+    grep --quiet "\"org.opencontainers.image.$label" "$SCRATCH/inspect.json" || { say "no label $label"; exit 1; }
+done
+"$PYTHON" - "$root/opt/bids_semantoks" <<'PYTHON'
+import json, sys
+from importlib.metadata import distributions
+from pathlib import Path
+listed = json.loads((Path(sys.argv[1]) / "sbom.cdx.json").read_text())["components"]
+found = distributions(path=[str(Path(sys.argv[1]) / "lib/python3.11/site-packages")])
+pairs = {(one["name"].lower().replace("_", "-"), one["version"]) for one in listed}
+missing = {(one.name.lower().replace("_", "-"), one.version) for one in found} ^ pairs
+assert not missing and len(pairs) > 20, sorted(missing)
+print(f"== SBOM: {len(pairs)} packages, all that are installed")
+PYTHON
 # Index settings of the build must not end up in the image.
 for value in "${pip_settings[@]}"; do
     ! grep --fixed-strings --quiet -- "${value#*=*=}" "$SCRATCH/inspect.json"
@@ -84,12 +101,15 @@ study=$SCRATCH/study native=$SCRATCH/native
 
 say "buildah run, UID $USER_ID, read-only input, no network"
 install -d -o "$USER_ID" -g "$USER_ID" "$SCRATCH/out"
+image_digest=$(buildah images --digests --format '{{.Digest}}' "$IMAGE")
 for level in participant group; do
     unshare --net "$(command -v buildah)" "${storage[@]}" run --user "$USER_ID:$USER_ID" \
-        --volume "$study:/data:ro" --volume "$SCRATCH/out:/out" "$container" -- \
+        --volume "$study:/data:ro" --volume "$SCRATCH/out:/out" \
+        --env "BIDS_SEMANTOKS_CONTAINER_DIGEST=$image_digest" "$container" -- \
         /opt/bids_semantoks/bin/bids_semantoks /data /out "$level" "${OPTIONS[@]}" -q
 done
 test -z "$(find "$SCRATCH/out" ! -uid "$USER_ID")"
+grep -q "\"bids_semantoks:test@$image_digest\"" "$SCRATCH/out/dataset_description.json"
 "$PYTHON" "$here/compare.py" "$native" "$SCRATCH/out"
 
 # buildah has no --read-only, so the image's root is mounted read-only by hand, once with /tmp and once without.

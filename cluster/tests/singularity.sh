@@ -73,7 +73,8 @@ build() {
     mounted=()
     rm -rf "$root/tmp/post" "$root/tmp/pip-cert.pem"
 }
-test -n "${REUSE:-}" || build
+# Not `test || build`, in which a failing step would not end the script.
+if test -z "${REUSE:-}"; then build; fi
 say "size: $(du --summarize --block-size=1000000 --one-file-system "$root" | cut -f 1) MB"
 
 run_section() {

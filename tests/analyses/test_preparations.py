@@ -94,7 +94,7 @@ def test_models_of_a_preparation_score_as_they_do_alone(study: Path, group: Grou
     code, said = group(*asked, "-d", f"noGSR={other}")
     assert code == 0, said
     assert snapshot(other) == before, "what -d names is only read"
-    assert f"{len(ABSENT)} participants have no signals in the preparation noGSR" in said
+    assert f"{len(ABSENT)} participants without signals in the preparation noGSR" in said
     found = find_values(out)
     shared = [label for label in LABELS if label not in ABSENT]
     # A single repetition of the published evaluation tests a fifth.
@@ -203,7 +203,7 @@ def test_damaged_signals_count_as_absent(study: Path, group: Group, tmp_path: Pa
     code, said = group(*ASKED, "-d", f"noGSR={copy}", "--dry-run")
     assert code == 0, said
     assert "in the preparation noGSR" in said
-    assert "3 participants have no signals in the preparation noGSR" in said
+    assert "3 participants without signals in the preparation noGSR" in said
     assert "17 participants; " in said
 
 

@@ -85,7 +85,7 @@ def test_coefficients_are_refused(tmp_path, intent):
         tmp_path / "c.nii.gz", map_voxels(), native_affine=affine, standard_affine=affine, is_absolute=False,
         intent=intent,
     )  # fmt: skip
-    with pytest.raises(RunFailed, match=rf"{intent}.*c\.nii\.gz"):
+    with pytest.raises(RunFailed, match=rf"c\.nii\.gz.*{intent}"):
         load_fsl_warp(path)
 
 

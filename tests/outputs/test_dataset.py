@@ -54,6 +54,42 @@ def test_a_row_that_another_process_adds_meanwhile_is_kept(tmp_path, monkeypatch
     assert read_rows(tmp_path) == [("desc-One", "Theirs."), ("desc-Ours", "Ours."), ("desc-Two", "Theirs.")]
 
 
+DIGEST = "sha256:" + "7" * 64
+
+
+@pytest.mark.parametrize(
+    ("variables", "container"),
+    [
+        ({}, None),
+        ({"DIGEST": DIGEST}, None),
+        ({"TYPE": "docker", "TAG": "own:1"}, {"Type": "docker", "Tag": "own:1"}),
+        ({"TYPE": "docker"}, {"Type": "docker", "Tag": "unknown"}),
+        ({"TYPE": "podman", "TAG": "own:1", "DIGEST": DIGEST}, {"Type": "podman", "Tag": f"own:1@{DIGEST}"}),
+        ({"TYPE": "docker", "TAG": "own:1", "DIGEST": f"other@{DIGEST}"}, {"Type": "docker", "Tag": f"own:1@{DIGEST}"}),
+        # Converted from an image of Docker, whose variables it keeps.
+        ({"TYPE": "docker", "TAG": "own:1", "sif": "/x/own.sif"}, {"Type": "apptainer", "Tag": "own:1"}),
+        ({"DIGEST": DIGEST, "sif": "/x/own.sif"}, {"Type": "apptainer", "Tag": f"own.sif@{DIGEST}"}),
+    ],
+)
+def test_the_container_is_named_by_its_tag_and_digest(tmp_path, monkeypatch, variables, container):
+    monkeypatch.delenv("SINGULARITY_CONTAINER", raising=False)
+    monkeypatch.setenv("APPTAINER_CONTAINER", variables.get("sif", ""))
+    for name in ("TYPE", "TAG", "DIGEST"):
+        monkeypatch.setenv(f"BIDS_SEMANTOKS_CONTAINER_{name}", variables.get(name, ""))
+    dataset.write_dataset(tmp_path, sources={}, upstream=("fMRIPrep 24.1.1",))
+    own, upstream = json.loads((tmp_path / "dataset_description.json").read_text())["GeneratedBy"]
+    assert own.get("Container") == container
+    assert upstream == {"Name": "fMRIPrep", "Version": "24.1.1"}
+
+
+def test_singularity_sets_its_own_variable(tmp_path, monkeypatch):
+    monkeypatch.delenv("APPTAINER_CONTAINER", raising=False)
+    monkeypatch.setenv("SINGULARITY_CONTAINER", "/x/own.sif")
+    dataset.write_dataset(tmp_path, sources={}, upstream=())
+    container = json.loads((tmp_path / "dataset_description.json").read_text())["GeneratedBy"][0]["Container"]
+    assert container == {"Type": "singularity", "Tag": "own.sif"}
+
+
 PARCELS, NETWORKS = ("a", "b", "c", "d", "e"), ("Vis", "", "Vis", "Cont", "Limbic")
 
 

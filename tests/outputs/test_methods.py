@@ -191,6 +191,7 @@ def test_what_was_not_done_is_not_said(change, phrase):
         ({"network_importance": True}, "tokens of one network masked, and"),
         ({"scaling": [0.5, 1.0], "scaling_seeds": 3}, "shares of the data, each with 3 seeds"),
         ({"probe": [], "task_blocks": "trial_type"}, "Each block of *trial_type* was embedded as one patch"),
+        ({"probe": [], "audit": True}, "with those of another session or run [@finn2015], participants were looked up"),
     ],
 )
 def test_what_was_probed_is_said(change, phrase):

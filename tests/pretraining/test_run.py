@@ -295,7 +295,7 @@ def test_signals_that_cannot_be_used_are_left_out_and_named(out, pretrain):
     shutil.rmtree(out / "encoders")
     code, text = pretrain(out)
     assert code == 3
-    assert "None of 6 runs has signals to train on" in text
+    assert "None of the 6 runs has signals" in text
 
 
 def test_a_batch_larger_than_what_could_be_read_is_refused(out, pretrain):
