@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bids_semantoks.api import extract as extract
     from bids_semantoks.api import load_encoder as load_encoder
     from bids_semantoks.api import load_outputs as load_outputs
+    from bids_semantoks.api import load_predictor as load_predictor
     from bids_semantoks.api import probe as probe
     from bids_semantoks.api import run as run
     from bids_semantoks.embedder import Embedder as Embedder
@@ -29,6 +30,7 @@ __all__ = [
     "extract",
     "load_encoder",
     "load_outputs",
+    "load_predictor",
     "probe",
     "run",
 ]

@@ -22,12 +22,23 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.run_plan import describe_settings
 from bids_semantoks.signals.denoising import Denoising, load_denoising
 from bids_semantoks.statistics.weights import weigh_windows
-from bids_semantoks.tables import load_outputs, probe
+from bids_semantoks.tables import load_outputs, load_predictor, probe
 
 if TYPE_CHECKING:
     from bids_semantoks.models.checkpoints import LoadedEncoder
 
-__all__ = ["Embedding", "Encoder", "Fit", "ParcelSeries", "extract", "load_encoder", "load_outputs", "probe", "run"]
+__all__ = [
+    "Embedding",
+    "Encoder",
+    "Fit",
+    "ParcelSeries",
+    "extract",
+    "load_encoder",
+    "load_outputs",
+    "load_predictor",
+    "probe",
+    "run",
+]
 
 #: Input of `Encoder.encode`: an array (T, P), a table with one column per parcel, a path, or the result of `extract`.
 Series = Any

@@ -51,6 +51,7 @@ from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read
 
 if TYPE_CHECKING:
     from bids_semantoks.analyses.analyse import CallPlan
+    from bids_semantoks.analyses.applying import ApplicationPlan
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -73,14 +74,14 @@ def run_group(config: AppConfig) -> Tally:
     only_trains = asked.pretrain and asked.pretrain_data and not is_probing and not find_stored_kinds(config.out_dir)
     label, atlas, chosen, left_out = ("", ((), ()), [], {}) if only_trains else choose_stored(config)
     # A misspelt column must not end a call after hours of pretraining or embedding.
-    probes = _plan_probes(config, chosen, atlas) if is_probing else None
+    probes, application = _plan_probes(config, chosen, atlas, is_probing=is_probing), _plan_application(config, chosen)
     if asked.pretrain:
         config = _pretrain(config, chosen, atlas)
         if running.dry_run or only_trains or read_rank() > 0:
             # The other ranks only take part in training; the first continues alone.
             return Tally(is_silent=read_rank() > 0 and not running.dry_run)
     encoder, others = _load_encoders(config, atlas, probes)
-    chosen = encoder.name_outputs(chosen)
+    chosen = _check_predictors(config, application, (encoder, *others), encoder.name_outputs(chosen))
     missing = find_missing(
         *(chosen, encoder),
         overwrite=running.overwrite,
@@ -111,6 +112,7 @@ def run_group(config: AppConfig) -> Tally:
         write_stored_methods(config, (encoder, *others), complete, left_out)
     embed_others(complete, others, running)
     tally.cohort = _write_tables(config, (encoder, *others), label, complete, left_out)
+    _apply_predictor(application, complete)
     if probes is not None:
         from bids_semantoks.analyses.analyse import run_call  # noqa: PLC0415 - scikit-learn is slow to load
 
@@ -125,6 +127,33 @@ def _load_encoders(config: AppConfig, atlas: AtlasNames, plan: CallPlan | None) 
     if plan is not None and not config.pretraining.pretrain:
         plan.check_resources(atlas, encoder, others)
     return encoder, others
+
+
+def _plan_application(config: AppConfig, chosen: Sequence[StoredRun]) -> ApplicationPlan | None:
+    """Read the predictor to be applied, if any, and check it against the signals, before anything is embedded."""
+    if config.probing.apply_predictor is None:
+        return None
+    from bids_semantoks.analyses.applying import ApplicationPlan  # noqa: PLC0415 - scikit-learn is slow to load
+
+    return ApplicationPlan(config, chosen)
+
+
+def _apply_predictor(plan: ApplicationPlan | None, complete: Sequence[StoredRun]) -> None:
+    if plan is not None:
+        plan.run(complete)
+
+
+def _check_predictors(
+    config: AppConfig, application: ApplicationPlan | None, encoders: Sequence[RunEncoder], chosen: list[StoredRun]
+) -> list[StoredRun]:
+    """Check predictors to be saved or applied against the encoders, before anything is embedded; return `chosen`."""
+    if application is not None:
+        application.check_encoders(encoders)
+    if config.probing.save_predictor is not None:
+        from bids_semantoks.analyses.saving import check_saving  # noqa: PLC0415 - as in _plan_application
+
+        check_saving(config, encoders, chosen)
+    return chosen
 
 
 def _check_bids_dir(config: AppConfig) -> None:
@@ -246,8 +275,12 @@ def write_group_methods(config: AppConfig) -> None:
     write_stored_methods(config, encoders, chosen, left_out, preparations=preparations)
 
 
-def _plan_probes(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> CallPlan:
-    """Check the requested probes; InputError if a column is missing or no phenotype can be probed."""
+def _plan_probes(
+    config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames, *, is_probing: bool
+) -> CallPlan | None:
+    """Check the requested probes, if any; InputError if a column is missing or no phenotype can be probed."""
+    if not is_probing:
+        return None
     from bids_semantoks.analyses.analyse import plan_call  # noqa: PLC0415 - scikit-learn is slow to load
 
     check(

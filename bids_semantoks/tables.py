@@ -12,6 +12,8 @@ from bids_semantoks.config.options import check, from_json
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bids_semantoks.analyses.portable import Predictor
+
 _USUAL = EmbeddingConfig()
 
 
@@ -140,3 +142,27 @@ def probe(
     asked |= {"probe": [y], "group_by": groups, "covariate": list(covariates), "n_repeats": n_repeats}
     config = from_json(ProbingConfig, {**asked, "baselines": list(baselines) or ["none"]}, where="probe")
     return probe_frame(df, config, seed=seed, min_kept=min_kept)
+
+
+def load_predictor(path: str | Path) -> Predictor:
+    """Load a predictor that ``--save-predictor`` wrote. For research use only.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder.
+
+    Returns
+    -------
+    Predictor
+        ``predict(df)`` predicts the rows of a table of embeddings, with intervals or sets and flags; ``facts`` say what
+        it was made from.
+
+    Raises
+    ------
+    ModelError
+        The folder is not a predictor, or it is damaged.
+    """
+    from bids_semantoks.analyses.portable import Predictor
+
+    return Predictor(Path(path))

@@ -195,6 +195,7 @@ PUBLIC = {
     "extract": "bold, *, mask, confounds, atlas, repetition_time, space, **options",
     "load_encoder": "model, *, device, precision, batch_size, random_seed",
     "load_outputs": "out_dir, *, level, model, atlas, space, phenotypes, min_kept",
+    "load_predictor": "path",
     "probe": "df, y, *, groups, covariates, baselines, n_repeats, **options",
     "run": "arguments",
 }

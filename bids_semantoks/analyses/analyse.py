@@ -26,6 +26,7 @@ from bids_semantoks.analyses.preparations import (
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
+from bids_semantoks.analyses.saving import save_predictors
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
 from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
@@ -201,6 +202,8 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         ),
     )
     tables = write_results(found, stored, encoder, [*prober.encoders[1:], *prober.others])
+    if config.probing.save_predictor is not None:
+        save_predictors(prober, (encoder, *prober.others), phenotypes)
     remove_parts(prober, phenotypes)
     return tables
 

@@ -173,6 +173,25 @@ class ProbingConfig:
         "Column of events.tsv to classify from blocks of up to 40 s, across and within participants.",
         metavar="COLUMN",
     )
+    save_predictor: str | None = option(
+        None,
+        "Fit a model to everybody after its evaluation and save it as predictors/NAME (NAME_PHENOTYPE for several): "
+        "the linear probe of the first --model, or of the given one (a model of group_probe.tsv).",
+        metavar="NAME [MODEL]",
+        rest="save_predictor_model",
+    )
+    save_predictor_model: tuple[str, ...] = ()
+    apply_predictor: str | None = option(
+        None,
+        "Predict with a saved predictor, of this OUT_DIR by its name or of another study by its folder; for research "
+        "use only.",
+        metavar="NAME_OR_PATH",
+    )
+    recalibrate: str | None = option(
+        None,
+        "Column with true values of some people here, by which --apply-predictor corrects intercept and slope.",
+        metavar="COLUMN",
+    )
     audit: bool = option(
         False,
         "Before sharing: measure how well embeddings identify people in another session or run, how many were in the "
@@ -236,6 +255,7 @@ class ProbingConfig:
         )
         self._check_extras()
         self._check_harmonisation()
+        self._check_predictors()
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         if self.audit:
             alone = ("audit", "n_repeats", "n_permutations", "group_by", "phenotype", "id_column")
@@ -246,6 +266,8 @@ class ProbingConfig:
             # Families are kept together there as well, and may be in a separate table.
             own += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
             given = [name for name in given if name not in own]
+        if self.apply_predictor is not None:
+            given = [name for name in given if name not in ("apply_predictor", "recalibrate", "phenotype", "id_column")]
         check(
             bool(self.probe) or not given,
             f"{', '.join('--' + name.replace('_', '-') for name in given)} has no effect without --probe.",
@@ -318,3 +340,25 @@ class ProbingConfig:
         check(not outside, f"--scaling shares must be above 0 and at most 1, found {', '.join(map(str, outside))}.")
         doubled = sorted({share for share in self.scaling if self.scaling.count(share) > 1})
         check(not doubled, f"--scaling has duplicates: {', '.join(map(str, doubled))}.")
+
+    def _check_predictors(self) -> None:
+        name, model = self.save_predictor, self.save_predictor_model
+        check(
+            name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None,
+            f"--save-predictor names may only contain letters, digits, dots, hyphens and underscores, found {name!r}.",
+        )
+        check(len(model) <= 1, f"--save-predictor has {len(model)} models: {', '.join(model)}.", "Give one.")
+        check(
+            name is None or (self.protocol == "nested" and not (self.n_bins or self.replicates or self.harmonize)),
+            "--save-predictor saves one linear model of the nested protocol, without bins or harmonisation.",
+            "Remove --protocol, --n-bins, --replicates and --harmonize.",
+        )
+        check(
+            self.recalibrate is None or self.apply_predictor is not None,
+            f"--recalibrate {self.recalibrate} has no effect without --apply-predictor.",
+        )
+        check(
+            self.apply_predictor is None or not (self.probe or self.task_blocks or self.audit),
+            "--apply-predictor cannot be combined with --probe, --task-blocks or --audit.",
+            "Use separate calls.",
+        )

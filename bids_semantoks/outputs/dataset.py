@@ -42,6 +42,7 @@ _IGNORED = (
     "atlas-*_description.json",
     "group_*",
     "encoders",
+    "predictors",
     "*.tmp",
 )
 

@@ -32,11 +32,16 @@ from bids_semantoks.reports.figures_probes import draw_map, draw_pair
 from bids_semantoks.reports.group_extras import build_audit_section, build_block_section, build_scaling_section
 from bids_semantoks.reports.group_phenotype import build_part, name_figure, show_bars
 from bids_semantoks.reports.group_report import Graphic, GroupPage, Section, read_training_picture, write_group_page
+from bids_semantoks.reports.predictor_section import build_predictor_section
 from bids_semantoks.reports.scatter_charts import Colouring, build_map, name_people
 from bids_semantoks.reports.vector_charts import Bar, Column, build_pair
 
 #: Tables that need no probes, and their sections.
-_ALONE: Final = {"group_audit": build_audit_section, "group_task_blocks": build_block_section}
+_ALONE: Final = {
+    "group_audit": build_audit_section,
+    "group_task_blocks": build_block_section,
+    "group_predictor": build_predictor_section,
+}
 
 _MAP_NAMES: Final = {"mean_fd": "motion: mean FD (mm)", "kept_seconds": "kept data (s)"}
 
@@ -315,6 +320,7 @@ SECTIONS: tuple[Callable[[ProbeTables, Path], Section | None], ...] = (
     lambda _, out_dir: build_audit_section(out_dir),
     lambda _, out_dir: build_block_section(out_dir),
     lambda _, out_dir: build_scaling_section(out_dir),
+    lambda _, out_dir: build_predictor_section(out_dir),
     build_map_section,
     build_training_section,
 )

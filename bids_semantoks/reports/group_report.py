@@ -28,6 +28,7 @@ TABLES: Final = {
     "group_audit": "audit",
     "group_task_blocks": "blocks",
     "group_scaling": "scaling",
+    "group_predictor": "predictor from another study",
     "group_map": "embedding map",
     "group_status": "status of all runs",
 }

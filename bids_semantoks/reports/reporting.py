@@ -166,7 +166,7 @@ def _collect_facts(
     probing = to_json(config).get("probing") or {}
     # A local path does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
-    is_asked = bool(probing.get("probe") or probing.get("task_blocks") or probing.get("audit"))
+    is_asked = any(probing.get(name) for name in ("probe", "task_blocks", "audit", "apply_predictor"))
     return signals, probing if is_asked else None
 
 

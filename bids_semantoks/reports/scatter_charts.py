@@ -86,9 +86,10 @@ def _pack(values: Floats, limits: tuple[float, float]) -> dict[str, Any]:
 
 
 def build_predictions(
-    truth: Floats, predicted: Floats, people: Sequence[str], *, name: str, n_charts: int = 1
+    truth: Floats, predicted: Floats, people: Sequence[str], *, name: str, n_charts: int = 1, how: str = "out of fold"
 ) -> Scatter:
-    """Build the chart of predicted against true values, both (n,), with names for the pointer."""
+    """Build the chart of predicted against true values, both (n,), with names for the pointer and `how` they were
+    predicted."""
     shown = choose_marks(len(truth), n_charts)
     limits = _find_range(np.concatenate([truth, predicted]))
     r = float(np.corrcoef(truth, predicted)[0, 1]) if truth.std() * predicted.std() > 0 else math.nan
@@ -100,7 +101,7 @@ def build_predictions(
             "x": _pack(truth[shown], limits),
             "y": _pack(predicted[shown], limits),
             "names": [people[row] for row in shown],
-            "labels": [f"true {name}", f"predicted {name}, out of fold"],
+            "labels": [f"true {name}", f"predicted {name}, {how}"],
             "diagonal": True,
         },
         note=_describe_marks(len(shown), len(truth)),

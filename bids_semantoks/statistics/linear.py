@@ -109,19 +109,35 @@ def _predict_classes(
     which `groups` are the groups."""
     (split, train), n_classes = part, table.scores.shape[2]
     labels = table.target.compute_labels(train)[train].astype(np.int64)
-    fold_of = build_inner_folds(np.arange(len(train)), strata=labels, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
     is_class = (labels[:, None] == np.arange(n_classes)).astype(np.float64)  # (n, K)
-    codes = is_class[:, 1:] if n_classes == 2 else is_class
     if len(span.eigenvalues):
-        penalty = _choose(_compute_log_losses(span, codes, labels, fold_of))
-        fit = fit_logistic(span, codes, np.full(codes.shape[1], penalty))
+        fit, penalty = fit_classes(span, labels, n_classes, groups, seed=seed)
         logits = fit.predict(span.test)
         scores, decided = compute_probabilities(logits), (fit.predict(span.train), logits)
     else:
+        codes = is_class[:, 1:] if n_classes == 2 else is_class
         level = logit(np.clip(codes.mean(axis=0), 1e-3, 1 - 1e-3))
         scores, penalty = np.tile(is_class.mean(axis=0), (len(span.test), 1)), np.nan
         decided = np.tile(level, (len(span.train), 1)), np.tile(level, (len(span.test), 1))
     table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=decided)
+
+
+def fit_values(span: Span, values: Floats, groups: NDArray[Any] | None, *, seed: int) -> tuple[LinearFit, float]:
+    """Fit ridge regression of values (n,) to the training rows, with the penalty that inner folds choose."""
+    penalty = choose_fold_penalties(span, values[:, None], groups, seed=seed)
+    return fit_ridge(span, values[:, None], penalty), float(penalty[0])
+
+
+def fit_classes(
+    span: Span, labels: Indices, n_classes: int, groups: NDArray[Any] | None, *, seed: int
+) -> tuple[LinearFit, float]:
+    """Fit logistic regressions of classes (n,) to the training rows, with the penalty that inner folds choose: one of
+    the second of two classes, else one of each."""
+    fold_of = build_inner_folds(np.arange(len(labels)), strata=labels, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
+    is_class = (labels[:, None] == np.arange(n_classes)).astype(np.float64)  # (n, K)
+    codes = is_class[:, 1:] if n_classes == 2 else is_class
+    penalty = _choose(_compute_log_losses(span, codes, labels, fold_of))
+    return fit_logistic(span, codes, np.full(codes.shape[1], penalty)), penalty
 
 
 def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Indices) -> Floats:

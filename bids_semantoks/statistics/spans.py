@@ -46,6 +46,25 @@ class Features(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scaling:
+    """What training rows say about features: what covariates explain of them, and their standard deviation."""
+
+    mean: Floats  # (c,) of the covariates
+    deviation: Floats  # (c,) of the covariates; infinite where they are constant
+    coefficients: Floats  # (1 + c, d) of a constant and the covariates in these units
+    scale: Floats  # (d,) of what is left; infinite where it is constant
+
+    def apply(self, values: NDArray[np.floating[Any]], covariates: Floats | None = None) -> Floats:
+        """Remove covariates (n, c) from features (n, d), centre and scale."""
+        scaled = np.array(values, dtype=np.float64)
+        design = _build_design(covariates, self.mean, self.deviation, len(scaled))
+        for some in _cut(scaled):
+            scaled[some] -= design[some] @ self.coefficients
+        scaled /= self.scale
+        return scaled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TableFeatures:
     """Table of features, each scaled by its standard deviation in the training rows."""
 
@@ -68,21 +87,36 @@ class TableFeatures:
     def rotate(self, values_train: Floats, values_test: Floats, designs: tuple[Floats, Floats]) -> Span:
         """Remove regressors from rows of `take`, centre and scale them in place, and rotate."""
         design_train, design_test = designs
-        fit = np.linalg.pinv(design_train) @ values_train
-        size = np.maximum(values_train.max(axis=0, initial=0.0), -values_train.min(axis=0, initial=0.0))
-        for values, design in ((values_train, design_train), (values_test, design_test)):
-            for some in _cut(values):
-                values[some] -= design[some] @ fit
-        total = np.zeros((0, len(size)))
-        for some in _cut(values_train):
-            # In the order of rows, as one sum over all of them would be.
-            total = np.add.reduce(np.vstack([total, values_train[some] ** 2]), axis=0, keepdims=True)
-        deviation = np.sqrt(total[0] / len(values_train))
-        varies = deviation > 1e-10 * size
-        scale = np.where(varies, deviation, np.inf)
-        values_train /= scale
+        coefficients, scale = _scale(values_train, design_train)
+        for some in _cut(values_test):
+            values_test[some] -= design_test[some] @ coefficients
         values_test /= scale
         return rotate_table(values_train, values_test)
+
+    def fit_scaling(self, train: Indices, covariates: Floats | None = None) -> tuple[Floats, Scaling]:
+        """Fit what is removed from the features to the training rows; return these (n_train, d), scaled, with it."""
+        mean, deviation = _find_units(train, covariates)
+        design = _build_design(covariates[train] if covariates is not None else None, mean, deviation, len(train))
+        values = np.asarray(self.values[train], dtype=np.float64)
+        coefficients, scale = _scale(values, design)
+        return values, Scaling(mean=mean, deviation=deviation, coefficients=coefficients, scale=scale)
+
+
+def _scale(values: Floats, design: Floats) -> tuple[Floats, Floats]:
+    """Remove regressors (n, 1 + c) from rows (n, d) and scale these, in place; return coefficients (1 + c, d) and
+    deviations (d,), infinite for constant features."""
+    coefficients = np.linalg.pinv(design) @ values
+    size = np.maximum(values.max(axis=0, initial=0.0), -values.min(axis=0, initial=0.0))
+    for some in _cut(values):
+        values[some] -= design[some] @ coefficients
+    total = np.zeros((0, len(size)))
+    for some in _cut(values):
+        # In the order of rows, as one sum over all of them would be.
+        total = np.add.reduce(np.vstack([total, values[some] ** 2]), axis=0, keepdims=True)
+    deviation = np.sqrt(total[0] / len(values))
+    scale = np.where(deviation > 1e-10 * size, deviation, np.inf)
+    values /= scale
+    return coefficients, scale
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -161,24 +195,36 @@ def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Flo
 def build_covariate_designs(train: Indices, test: Indices, covariates: Floats | None) -> tuple[Floats, Floats]:
     """Build the regressors to remove, (rows, 1 + c): a constant, and covariates in units of the training rows. A
     covariate that is constant in the training rows becomes 0, as its effect is unknown."""
-    constant = np.ones((len(train), 1)), np.ones((len(test), 1))
-    if covariates is None:
-        return constant
-    mean, deviation = covariates[train].mean(axis=0), covariates[train].std(axis=0)
-    scale = np.where(deviation > 1e-10 * (np.abs(mean) + 1), deviation, np.inf)
-    parts = ((covariates[rows] - mean) / scale for rows in (train, test))
-    first, second = (np.hstack(pair) for pair in zip(constant, parts, strict=True))
+    mean, deviation = _find_units(train, covariates)
+    parts = [(rows, None if covariates is None else covariates[rows]) for rows in (train, test)]
+    first, second = (_build_design(own, mean, deviation, len(rows)) for rows, own in parts)
     return first, second
 
 
-def rotate_table(train: Floats, test: Floats) -> Span:
-    """Rotate rows (n_train, d) and (n_test, d), centred by the training rows, to principal axes of the former."""
+def _find_units(train: Indices, covariates: Floats | None) -> tuple[Floats, Floats]:
+    """Find mean and deviation (c,) of covariates in the training rows; the latter is infinite where they are
+    constant."""
+    if covariates is None:
+        return np.zeros(0), np.zeros(0)
+    mean, deviation = covariates[train].mean(axis=0), covariates[train].std(axis=0)
+    return mean, np.where(deviation > 1e-10 * (np.abs(mean) + 1), deviation, np.inf)
+
+
+def _build_design(covariates: Floats | None, mean: Floats, deviation: Floats, n_rows: int) -> Floats:
+    """Build regressors (n, 1 + c) of covariates (n, c)."""
+    constant = np.ones((n_rows, 1))
+    return constant if covariates is None else np.hstack([constant, (covariates - mean) / deviation])
+
+
+def rotate_table(train: Floats, test: Floats | None = None) -> Span:
+    """Rotate rows (n_train, d) and (n_test, d), centred by the training rows, to principal axes of the former. Without
+    test rows, `Span.test` has the axes (d, r)."""
     if train.shape[1] > len(train):
-        return _rotate(train @ train.T, test @ train.T)
+        return _rotate(train @ train.T, train.T if test is None else test @ train.T)
     values, axes = np.linalg.eigh(train.T @ train)
     axes = axes[:, _is_real(values)]
     values = values[_is_real(values)]
-    return Span(train=train @ axes, test=test @ axes, eigenvalues=values)
+    return Span(train=train @ axes, test=axes if test is None else test @ axes, eigenvalues=values)
 
 
 def rotate_kernel(train: Floats, test: Floats, designs: tuple[Floats, Floats]) -> Span:

@@ -1,0 +1,264 @@
+"""Predictors that leave their study: fitted to everybody after the honest evaluation, and used on tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bids_semantoks.analyses.output_frames import ORIGIN
+from bids_semantoks.analyses.rows import Rows, compute_measure
+from bids_semantoks.errors import ConfigurationError, InputError, ModelError, name_some
+from bids_semantoks.files import is_missing
+from bids_semantoks.outputs.predictor_files import PredictorFacts, read_predictor
+from bids_semantoks.outputs.sidecars import describe_differences
+from bids_semantoks.quality.fit import AMBER, GREEN, RED
+from bids_semantoks.quality.run_qc import read_run_qc
+from bids_semantoks.records import Floats
+from bids_semantoks.statistics.conformal import LEVEL, choose_sets, compare_positions, compute_excess, find_quantile
+
+#: Measures of the input whose range is kept, and whether values below or above it count as outside.
+RANGES: Final[Mapping[str, tuple[bool, bool]]] = {
+    "input_fit": (False, True),
+    "mean_fd": (False, True),
+    "repetition_time": (True, True),
+    "kept_seconds": (True, False),
+    "coverage": (True, False),
+    "n_absent_parcels": (False, True),
+}
+_LEVELS: Final = (GREEN, AMBER, RED)
+
+#: Between the classes of a set.
+OR: Final = " | "
+
+
+def measure_input(rows: Rows, model: str) -> dict[str, Floats]:
+    """Measure the input (n,) of each row by the records of its runs: the worst run, the mean of motion and the sum of
+    kept seconds; NaN where unknown."""
+    found: dict[str, list[float]] = {name: [] for name in ("input_fit", "repetition_time", "coverage")}
+    found["n_absent_parcels"] = []
+    for runs in rows.runs:
+        records = [read_run_qc(dataclasses.replace(run.paths, model=model)) for run in runs]
+        levels = [_LEVELS.index(one["input_fit"]) for one in records if one.get("input_fit") in _LEVELS]
+        found["input_fit"].append(max(levels, default=math.nan))
+        found["repetition_time"].append(max(run.repetition_time for run in runs))
+        found["coverage"].append(min((one["coverage"] for one in records if one.get("coverage")), default=math.nan))
+        found["n_absent_parcels"].append(max(len(run.sidecar.get("AbsentParcels", [])) for run in runs))
+    measured = {name: np.array(values, dtype=np.float64) for name, values in found.items()}
+    return measured | {name: compute_measure(rows, name) for name in ("mean_fd", "kept_seconds")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Application:
+    """What a predictor says of n people of a table."""
+
+    scores: Floats  # (n, 1) values or (n, K) class probabilities; NaN where a covariate is unknown
+    positions: Floats  # (n, m + 2); NaN as `scores`
+    flags: dict[str, NDArray[np.bool_]]  # (n,) who is outside the training range of what
+    p_values: dict[str, float]  # of what may differ between the places
+
+    def list_flags(self) -> list[str]:
+        """List the flags of each person, joined; empty for none."""
+        n = len(self.scores)
+        return ["; ".join(name for name, own in self.flags.items() if own[row]) for row in range(n)]
+
+
+class Predictor:
+    """A saved predictor, from `load_predictor`. For research use only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.saved = path, read_predictor(path)
+
+    def __repr__(self) -> str:
+        return f"<Predictor of {self.phenotype} by {self.facts.model}: {self.facts.n_participants} participants>"
+
+    @property
+    def facts(self) -> PredictorFacts:
+        """What ``predictor.json`` says: encoder, atlas, denoising, covariates, scores at home, ranges."""
+        return self.saved.facts
+
+    @property
+    def phenotype(self) -> str:
+        """Name of what is predicted."""
+        return self.facts.phenotype
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty for values."""
+        return self.facts.classes
+
+    def predict(self, df: pd.DataFrame, *, level: float = LEVEL) -> pd.DataFrame:
+        """Predict the phenotype of the rows of a table.
+
+        Parameters
+        ----------
+        df : pandas.DataFrame
+            ``dim0001`` etc. of the encoder of the predictor, its covariates by name, and where known the site and
+            measures of the input (``mean_fd``, ``kept_seconds``, ``repetition_time``, ``coverage``), which are then
+            compared with those at home; from `load_outputs`, or any other embeddings.
+        level : float, optional
+            Share of people whose true value the intervals or sets are to hold, if they are like those at home.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Labels, ``prediction``, ``low`` and ``high`` or ``set`` and the probability of each class, and ``flags``:
+            what is outside the training range.
+
+        Raises
+        ------
+        InputError
+            A covariate or an embedding is missing.
+        ModelError
+            The embeddings are by another encoder.
+        ConfigurationError
+            They were made with other settings.
+        """
+        if not 0 < level < 1:
+            raise ConfigurationError(f"level must be between 0 and 1, found {level:g}.")
+        labels = [name for name in ("participant_id", "session_id") if name in df.columns]
+        found = self.apply(df)
+        table = self.show(found.scores, level=level) | {"flags": found.list_flags()}
+        return pd.concat([df[labels], pd.DataFrame(table, index=df.index)], axis=1)
+
+    def show(
+        self, scores: Floats, *, home: tuple[Floats, Floats] | None = None, level: float = LEVEL
+    ) -> dict[str, Any]:
+        """Show scores (n, 1) or (n, K) as columns: predictions with intervals or sets, from true values (N,) and scores
+        at `home`, by default those of the saved people."""
+        truth, own = (self.saved.truth, self.saved.scores) if home is None else home
+        known: NDArray[np.bool_] = ~np.isnan(scores.sum(axis=1))
+        if not self.classes:
+            margin = find_quantile(np.abs(truth - own[:, 0]), level)
+            return {"prediction": scores[:, 0], "low": scores[:, 0] - margin, "high": scores[:, 0] + margin}
+        filled = np.where(known[:, None], scores, 1.0)
+        sets = choose_sets(filled, own, truth.astype(np.int64), level)
+        decided = self.saved.linear.decide(filled)
+        names = [OR.join(name for name, is_in in zip(self.classes, row, strict=True) if is_in) for row in sets]
+        return {
+            "prediction": [self.classes[k] if is_known else None for k, is_known in zip(decided, known, strict=True)],
+            "set": [one if is_known else None for one, is_known in zip(names, known, strict=True)],
+            **{f"probability_{name}": scores[:, k] for k, name in enumerate(self.classes)},
+        }
+
+    def apply(self, frame: pd.DataFrame) -> Application:
+        """Predict the rows of a table and compare them with the people at home; errors as `predict`."""
+        self._check_origin(frame.attrs.get(ORIGIN, {}))
+        dims = [name for name in frame.columns if isinstance(name, str) and name.startswith("dim")]
+        n_dims = len(self.saved.linear.scaling.scale)
+        if len(dims) != n_dims:
+            raise ModelError(
+                f"The table has {len(dims)} dimensions (dim0001 etc.); the predictor was fitted to {n_dims} of "
+                f"{self.facts.model}.",
+                hint="Use embeddings by the same encoder and readout.",
+            )
+        values = frame[dims].to_numpy(dtype=np.float64)
+        if not np.isfinite(values).all():
+            rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            raise InputError(f"The embeddings of {len(rows)} rows are not finite; the first is row {rows[0] + 1}.")
+        covariates, unknown = _convert_covariates(self.facts, frame)
+        known = ~np.any([*unknown.values(), np.zeros(len(frame), dtype=bool)], axis=0)
+        scores, positions = self.saved.linear.predict(values, covariates)
+        scores[~known], positions[~known] = np.nan, np.nan
+        flags = {f"no {name}": own for name, own in unknown.items()}
+        outside, p_values = self._compare_ranges(frame)
+        home, m = self.saved.positions, positions.shape[1] - 2
+        with np.errstate(invalid="ignore"):
+            flags |= outside | {"embedding": (positions[:, m:] > home[:, m:].max(axis=0)).any(axis=1)}
+        if known.any():
+            own = None if covariates is None else covariates[known]
+            p_values |= compare_positions(home, positions[known], m)
+            p_values |= self.saved.linear.compare_means(values[known], own, self.facts.n_participants)
+        return Application(scores=scores, positions=positions, flags=flags, p_values=p_values)
+
+    def _check_origin(self, origin: Mapping[str, Any]) -> None:
+        """Check the settings of a table that says how it was made."""
+        for settings in origin.get("embedding_settings", ()):
+            self.check_embeddings(settings)
+        for settings in origin.get("signals_settings", ()):
+            self.check_signals(settings)
+
+    def check_embeddings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse embeddings by another encoder (ModelError) or with other settings (ConfigurationError)."""
+        facts = self.facts
+        if settings.get("model_sha256") != facts.encoder_sha256:
+            raise ModelError(
+                f"The predictor {self.path.name} was fitted to embeddings by {facts.embedding_settings.get('model')} "
+                f"(SHA-256 {facts.encoder_sha256[:16]}), not by {settings.get('model')} "
+                f"({str(settings.get('model_sha256'))[:16]}).",
+                hint=f"There it was --model {facts.encoder_source}.",
+            )
+        self._refuse("embeddings", facts.embedding_settings, settings)
+
+    def check_signals(self, settings: Mapping[str, Any]) -> None:
+        """Refuse signals that were made with other settings: ConfigurationError names them."""
+        self._refuse("signals", self.facts.signals_settings, settings)
+
+    def _refuse(self, what: str, own: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        if differences := describe_differences(settings, own):
+            listed = "; ".join(differences).replace("on disk", "here").replace("now", "there")
+            raise ConfigurationError(
+                f"The predictor {self.path.name} was fitted to {what} made with other settings: {listed}.",
+                hint="Process this study with the settings of the predictor.",
+            )
+
+    def _compare_ranges(self, frame: pd.DataFrame) -> tuple[dict[str, NDArray[np.bool_]], dict[str, float]]:
+        """Find who is outside which range, and how likely that is for people who are exchangeable with those at home;
+        an unknown site only flags."""
+        flags, p_values = {}, {}
+        for one in self.facts.ranges:
+            if one.name not in frame.columns or one.name not in RANGES:
+                continue
+            values, slack = pd.to_numeric(frame[one.name], errors="coerce").to_numpy(dtype=np.float64), 1e-6
+            sides = (values < one.low - slack * abs(one.low), values > one.high + slack * abs(one.high))
+            checked = [own for own, counts in zip(sides, RANGES[one.name], strict=True) if counts]
+            name, n = one.name.replace("_", " "), int((~np.isnan(values)).sum())
+            flags[name] = np.any(checked, axis=0)
+            chances = [compute_excess(int(own.sum()), n, self.facts.n_participants) for own in checked]
+            p_values[f"range of {name}"] = min(1.0, len(checked) * min(chances))
+        site = self.facts.site_column
+        if site in frame.columns:
+            cells = [None if pd.isna(cell) else str(cell) for cell in frame[site]]
+            flags["site"] = np.array([cell not in self.facts.sites for cell in cells])
+        return flags, p_values
+
+
+def _convert_covariates(
+    facts: PredictorFacts, frame: pd.DataFrame
+) -> tuple[Floats | None, dict[str, NDArray[np.bool_]]]:
+    """Convert covariates to (n, c) as at home, and find whose are missing or of an unknown level, by name."""
+    names = [one.name for one in facts.covariates]
+    if missing := [name for name in names if name not in frame.columns]:
+        raise InputError(
+            f"The predictor needs the covariates {name_some(missing)}, which were not found.",
+            hint="They were removed from the features; add these columns.",
+        )
+    columns, unknown = [], {}
+    for one in facts.covariates:
+        if one.levels:
+            cells = ["" if pd.isna(cell) else str(cell) for cell in frame[one.name]]
+            columns += [np.array([cell == level for cell in cells], dtype=np.float64) for level in one.levels]
+            unknown[one.name] = np.array([cell not in one.levels or is_missing(cell) for cell in cells])
+        else:
+            values = pd.to_numeric(frame[one.name], errors="coerce").to_numpy(dtype=np.float64)
+            unknown[one.name] = ~np.isfinite(values)
+            columns.append(np.where(unknown[one.name], 0.0, values))
+    return (np.stack(columns, axis=1) if columns else None), unknown
+
+
+def find_predictor(name: str, out_dir: Path) -> Path:
+    """Find a predictor by its folder, or by its name among those of OUT_DIR."""
+    own = out_dir / "predictors" / name
+    return own if own.is_dir() and not Path(name).is_dir() else Path(name)
+
+
+def list_outside(flags: Mapping[str, NDArray[np.bool_]]) -> Sequence[tuple[str, int]]:
+    """Count people by flag, the most frequent first; flags that nobody has are left out."""
+    counts = [(name, int(own.sum())) for name, own in flags.items() if own.any()]
+    return sorted(counts, key=lambda one: -one[1])

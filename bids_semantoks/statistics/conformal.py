@@ -1,0 +1,154 @@
+"""Intervals and sets from out-of-fold predictions, recalibration at a new place, and tests of whether its people are
+like those at home. Shape letters: n people, N people at home, K classes, q positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+from scipy.stats import gamma, mannwhitneyu
+
+from bids_semantoks.records import Floats, Indices
+
+#: Share of people whose true value the intervals and sets are to hold.
+LEVEL: Final = 0.9
+
+#: Chance that any of the tests of a study calls people different who are not. The distances of people at home come from
+#: models of fewer people, so that the share is larger: a few percent in simulations (benchmarks/bench_predictor.py).
+SHIFT_ALPHA: Final = 0.02
+
+_WAYS: Final = ("none", "intercept", "both")
+_N_FOLDS: Final = 10
+
+
+def find_quantile(scores: Floats, level: float = LEVEL) -> float:
+    """Find the ceil((N + 1) level)-th smallest of scores (N,); infinite where there are too few.
+
+    With scores of out-of-fold predictions this is the cross-conformal predictor of Vovk (Annals of Mathematics and
+    Artificial Intelligence 74, 2015): marginal, for exchangeable people, without a guarantee for finite samples.
+    """
+    place = math.ceil((len(scores) + 1) * level - 1e-9)
+    return float(np.sort(scores)[place - 1]) if 1 <= place <= len(scores) else math.inf
+
+
+def choose_sets(probabilities: Floats, home: Floats, truth: Indices, level: float = LEVEL) -> NDArray[np.bool_]:
+    """Choose the classes (n, K) whose probability is as high as those of true classes (N,) at home (N, K); the most
+    probable one is always in the set."""
+    limit = find_quantile(1 - home[np.arange(len(home)), truth], level)
+    is_best = probabilities == probabilities.max(axis=1, keepdims=True)
+    return np.asarray((1 - probabilities <= limit) | is_best)
+
+
+def compute_excess(n_outside: int, n: int, n_home: int) -> float:
+    """Compute the chance that at least `n_outside` of n people lie beyond all of N at home on one side, if all are
+    exchangeable: exact, since it is that of the highest ranks being theirs."""
+    ranks = np.arange(n_outside)
+    return float(np.prod((n - ranks) / (n + n_home - ranks)))
+
+
+def compare_positions(home: Floats, abroad: Floats, n_predicted: int) -> dict[str, float]:
+    """Compare positions (N, q) and (n, q) by rank-sum tests: level and spread of the first `n_predicted` columns, the
+    predictions, and level of the others, the distances. Returns p values by what was compared."""
+    found = {}
+    for column in range(home.shape[1]):
+        own, other = home[:, column], abroad[:, column]
+        if column < n_predicted:
+            name = "predictions" if n_predicted == 1 else f"predictions {column + 1}"
+            middle = np.median(own)
+            found[f"level of {name}"] = _compare(own, other)
+            found[f"spread of {name}"] = _compare(np.abs(own - middle), np.abs(other - middle))
+        else:
+            found[f"distance {'within' if column == n_predicted else 'from'} the main axes of the embedding"] = (
+                _compare(own, other)
+            )
+    return found
+
+
+def compare_means(values: Floats, n_home: int) -> float:
+    """Test whether the mean of features (n, d) is 0, that of N people at home in the same units: the p value.
+
+    The squared length of the mean is held against what chance adds, with variances and their squares estimated without
+    bias as by Bai and Saranadasa (Statistica Sinica 6, 1996), and a gamma distribution of its mean and variance.
+    """
+    n, mean = len(values), values.mean(axis=0)
+    centred = values - mean
+    total = float((centred**2).sum() / (n - 1)) if n > 2 else 0.0
+    if total <= 0:
+        return 1.0
+    products = centred @ centred.T if n < centred.shape[1] else centred.T @ centred
+    squares = float(((products / (n - 1)) ** 2).sum())
+    squares = (n - 1) ** 2 / ((n + 1) * (n - 2)) * max(squares - total**2 / (n - 1), 1e-12 * total**2)
+    share = 1 / n + 1 / n_home
+    return float(gamma.sf(mean @ mean / share, total**2 / squares / 2, scale=2 * squares / total))
+
+
+def _compare(first: Floats, second: Floats) -> float:
+    return float(mannwhitneyu(first, second, method="asymptotic").pvalue)
+
+
+def find_shifts(p_values: Mapping[str, float]) -> list[str]:
+    """List what differs between places, at a joint chance of `SHIFT_ALPHA` of any mistake (Bonferroni)."""
+    return [name for name, p_value in p_values.items() if p_value < SHIFT_ALPHA / len(p_values)]
+
+
+def recalibrate(truth: Floats, scores: Floats, *, is_class: bool, seed: int = 0) -> tuple[tuple[float, float], Floats]:
+    """Correct intercept and slope by k labelled people: truth (k,), and predicted values or log odds of the second of
+    two classes (k,).
+
+    In inner folds it is chosen whether neither, only the intercept, or both are corrected. Returns intercept and slope
+    fitted to all, and nested corrected scores (k,) of people whom neither choice nor fit has seen.
+    """
+    nested, fold_of = np.empty(len(truth)), _draw_folds(len(truth), seed)
+    for fold in np.unique(fold_of):
+        train, test = fold_of != fold, fold_of == fold
+        intercept, slope = _fit_best(truth[train], scores[train], is_class=is_class, seed=seed)
+        nested[test] = intercept + slope * scores[test]
+    return _fit_best(truth, scores, is_class=is_class, seed=seed), nested
+
+
+def _draw_folds(n: int, seed: int) -> Indices:
+    return np.asarray(np.random.default_rng(seed).permutation(n) % min(n, _N_FOLDS))
+
+
+def _fit_best(truth: Floats, scores: Floats, *, is_class: bool, seed: int) -> tuple[float, float]:
+    fold_of, losses = _draw_folds(len(truth), seed), []
+    for way in _WAYS:
+        loss = 0.0
+        for fold in np.unique(fold_of):
+            train, test = fold_of != fold, fold_of == fold
+            intercept, slope = _fit_way(way, truth[train], scores[train], is_class=is_class)
+            loss += compute_loss(truth[test], intercept + slope * scores[test], is_class=is_class) * test.sum()
+        losses.append(loss)
+    return _fit_way(_WAYS[int(np.argmin(losses))], truth, scores, is_class=is_class)
+
+
+def compute_loss(truth: Floats, scores: Floats, *, is_class: bool) -> float:
+    """Average the log loss of log odds, or the squared error of values."""
+    return float((np.logaddexp(0, scores) - truth * scores if is_class else (truth - scores) ** 2).mean())
+
+
+def _fit_way(way: str, truth: Floats, scores: Floats, *, is_class: bool) -> tuple[float, float]:
+    """Fit intercept and slope; those of log odds are drawn to 0 and 1 by a penalty as strong as one person."""
+    if way == "none":
+        return 0.0, 1.0
+    if not is_class:
+        if way == "intercept" or np.ptp(scores) == 0:
+            return float((truth - scores).mean()), 1.0
+        slope = float(np.cov(truth, scores, bias=True)[0, 1] / scores.var())
+        return float(truth.mean() - slope * scores.mean()), slope
+    n_free = 1 if way == "intercept" else 2
+
+    def penalise(change: Floats) -> tuple[float, Floats]:
+        logits = change[0] + (1 + (change[1] if n_free == 2 else 0.0)) * scores
+        error = expit(logits) - truth
+        slopes = np.array([error.sum(), (error * scores).sum()])[:n_free]
+        loss = compute_loss(truth, logits, is_class=True) * len(truth)
+        return loss + float(change @ change) / 2, slopes + change
+
+    change = np.append(minimize(penalise, np.zeros(n_free), jac=True, method="BFGS").x, 0.0)
+    return float(change[0]), 1.0 + float(change[1])
