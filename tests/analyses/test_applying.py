@@ -192,6 +192,7 @@ def test_another_atlas_and_other_signals_are_refused(studies, capsys, tmp_path):
         (("--probe", "age", "--save-predictor", "x", "a", "b"), "2 models"),
         (("--probe", "age", "--save-predictor", "../x"), "../x"),
         (("--probe", "age", "--save-predictor", "x", "--n-bins", "2"), "bins"),
+        (("--probe", "age", "--save-predictor", "x", "--harmonize", "site"), "harmonisation"),
         (("--probe", "age", "--save-predictor", "alone", "--n-repeats", "3"), "alone"),
         (("--save-predictor", "x"), "--probe"),
         (("--recalibrate", "age"), "--apply-predictor"),
