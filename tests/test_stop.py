@@ -23,8 +23,8 @@ def wait(_):
         swallow = Swallow()
         del swallow
         time.sleep(60)
-    print("held", flush=True)
     try:
+        print("held", flush=True)
         sys.stdin.readline()
         cli._say("bids_semantoks: done")
         return 0
@@ -36,6 +36,7 @@ def wait(_):
 
 cli._run, cli.parse = wait, list
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
 if "ignore" in sys.argv:
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
