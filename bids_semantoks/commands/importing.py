@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--pattern",
         metavar="TEXT",
         default="",
-        help="pattern of file names, e.g. '*_{sub}_{ses}_rois.csv' [names with sub-LABEL]",
+        help="pattern of file names, e.g. '*_{sub}_{ses}_rois.csv', or a regular expression with named groups "
+        "[names with sub-LABEL]",
     )
     parser.add_argument(
         "--variable", metavar="NAME", default="", help="name of the array in .npz and .mat files [the only one]"

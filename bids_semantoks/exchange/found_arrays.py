@@ -141,20 +141,28 @@ def _read_labels(path: Path, pattern: str) -> dict[str, str]:
                 hint="Describe the file names with --pattern '*_{sub}_rois.csv'.",
             )
         return labels
-    match = re.fullmatch(_compile(pattern), path.name)
+    match = re.search(_compile(pattern), path.name)
     if match is None:
         raise InputError(f"The file name {path.name} does not match --pattern {pattern}.")
-    return {key: value for key, value in match.groupdict().items() if value}
+    return {key: re.sub(r"[^A-Za-z0-9]", "", value) for key, value in match.groupdict().items() if value}
 
 
 def _compile(pattern: str) -> str:
-    fields = re.findall(r"\{(.*?)\}", pattern)
+    """Turn a pattern of whole names into a regular expression; one with named groups is taken as it is. InputError
+    for other fields than those of `_FIELDS`."""
+    is_regular = "(?P<" in pattern
+    try:
+        fields = list(re.compile(pattern).groupindex) if is_regular else re.findall(r"\{(.*?)\}", pattern)
+    except re.error as error:
+        raise InputError(f"--pattern {pattern} is not a regular expression: {error}.") from error
     if "sub" not in fields or len(set(fields)) < len(fields) or set(fields) - set(_FIELDS):
         raise InputError(
             f"--pattern {pattern} has the fields {', '.join(fields) or 'none'}.",
             hint=f"Expected {{sub}} and, at most once each, {', '.join(f'{{{one}}}' for one in _FIELDS[1:])}.",
         )
+    if is_regular:
+        return pattern
     parts = re.split(r"\{(.*?)\}", pattern)
     texts = [re.escape(part).replace(r"\*", ".*") for part in parts[::2]]
     groups = [*(f"(?P<{name}>[A-Za-z0-9]+)" for name in fields), ""]
-    return "".join(text + group for text, group in zip(texts, groups, strict=True))
+    return f"^{''.join(text + group for text, group in zip(texts, groups, strict=True))}$"

@@ -46,6 +46,11 @@ def test_files_are_named_by_a_pattern_and_turned_where_the_count_says_so(load, t
     check(load(*paths, pattern="*_{sub}_rois.*"), ["sub-s1_task-rest", "sub-s2_task-rest", "sub-s3_task-rest"])
 
 
+def test_a_pattern_may_be_a_regular_expression(load, tmp_path):
+    np.save(tmp_path / "Site_00-1_rois.npy", SERIES[0])
+    check(load(tmp_path / "Site_00-1_rois.npy", pattern=r"_(?P<sub>[\d-]+)_"), ["sub-001_task-rest"], SERIES[:1])
+
+
 def test_names_in_bids_form_keep_their_labels(load, tmp_path):
     for run in (1, 2):
         np.save(tmp_path / f"sub-01_ses-a_task-nback_run-{run}_x.npy", SERIES[run])
@@ -122,6 +127,8 @@ def test_what_could_be_meant_in_two_ways_is_refused(load, tmp_path):
         ({"atlas": "none.tsv"}, AtlasError),
         ({"pattern": "{ses}.npy"}, InputError),
         ({"pattern": "x_{sub}.npy"}, InputError),
+        ({"pattern": "(?P<sub>"}, InputError),
+        ({"pattern": r"(?P<who>\d+)"}, InputError),
         ({"table": "none.csv"}, InputError),
     ],
 )
