@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -132,3 +132,19 @@ def read_bibliography(text: str = "") -> dict[str, Reference]:
         match[2]: Reference(key=match[2], fields=dict(_FIELD.findall(match[3])), source=match[0])
         for match in _ENTRY.finditer(text or read_boilerplate("references.bib"))
     }
+
+
+def build_hub_header(
+    pipeline_tag: str, *, tags: Sequence[str] = (), license_id: str | None = None, datasets: Sequence[str] = ()
+) -> str:
+    """Build the metadata of a model card that the Hugging Face hub reads: YAML between two lines of dashes."""
+    from huggingface_hub import ModelCardData  # noqa: PLC0415 - half a second, which most calls are spared
+
+    data = ModelCardData(
+        license=license_id,
+        library_name="bids_semantoks",
+        pipeline_tag=pipeline_tag,
+        tags=sorted({"bids", "brain-semantoks", "fmri", "neuroimaging", *tags}),
+        datasets=list(datasets) or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"

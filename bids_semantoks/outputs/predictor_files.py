@@ -16,6 +16,7 @@ from bids_semantoks.config.options import from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError
 from bids_semantoks.escaping import escape_markdown
 from bids_semantoks.files import hash_file, open_atomic, read_json, write_json, write_text
+from bids_semantoks.outputs.credits import build_hub_header
 from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval
 from bids_semantoks.records import Floats
 from bids_semantoks.statistics.portable import LinearPredictor
@@ -200,13 +201,7 @@ def _check_tensors(tensors: Mapping[str, NDArray[Any]], facts: PredictorFacts) -
 
 def _build_card(name: str, facts: PredictorFacts) -> str:
     """Build the model card with the metadata that the Hugging Face hub reads."""
-    from huggingface_hub import ModelCardData  # noqa: PLC0415 - half a second, which other calls are spared
-
-    header = ModelCardData(
-        library_name="bids_semantoks",
-        pipeline_tag="tabular-classification" if facts.classes else "tabular-regression",
-        tags=["bids", "brain-semantoks", "fmri", "neuroimaging"],
-    )
+    header = build_hub_header("tabular-classification" if facts.classes else "tabular-regression")
     covariates = ", ".join(one.name for one in facts.covariates) or "none"
     denoising = (facts.signals_settings.get("denoising") or {}).get("name") or "as another pipeline left the series"
     shown = [
@@ -246,7 +241,7 @@ def _build_card(name: str, facts: PredictorFacts) -> str:
         f"`{TENSORS_FILE}` has out-of-fold predictions and true values of the people at home, one row each, without "
         "labels and sorted by value. Whether they may be shared depends on the terms of the data.",
     ]
-    return f"---\n{header.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"
+    return "\n".join([header, *lines]) + "\n"
 
 
 def _list_numbers(one: ScoreFacts) -> list[float]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.escaping import escape_markdown
 from bids_semantoks.files import read_table, write_json, write_text
+from bids_semantoks.outputs.credits import build_hub_header
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.reports.figures_training import FIGURES
 
@@ -88,6 +89,12 @@ def write_model_card(
     """Write the model card from ``details`` of config.json (``data``, ``limits``, ``recipe``, ``participants``,
     ``n_parameters``), the `drawn` figures (keys of `FIGURES`) and, for weights to be published, their `terms`."""
     data, limits, recipe = details["data"], details["limits"], details["recipe"]
+    header = build_hub_header(
+        "feature-extraction",
+        tags=("self-distillation",),
+        license_id=terms.license if terms else None,
+        datasets=terms.datasets if terms else (),
+    )
     model = terms.repository if terms else directory.name
     lines = [
         f"# Encoder {escape_markdown(name)}",
@@ -125,21 +132,7 @@ def write_model_card(
         *(f"![{FIGURES[figure]}](figures/{figure}.svg)\n\n{FIGURES[figure]}\n" for figure in drawn),
         "`training_log.tsv` has the training curves as a table.",
     ]
-    write_text(directory / CARD_FILE, "\n".join([_build_header(terms), *lines]) + "\n")
-
-
-def _build_header(terms: Terms | None) -> str:
-    """Build the metadata that the Hugging Face hub reads, as YAML between two lines of dashes."""
-    from huggingface_hub import ModelCardData  # noqa: PLC0415 - half a second, which a call that trains nothing is spared
-
-    data = ModelCardData(
-        license=terms.license if terms else None,
-        library_name="bids_semantoks",
-        pipeline_tag="feature-extraction",
-        tags=["bids", "brain-semantoks", "fmri", "neuroimaging", "self-distillation"],
-        datasets=list(terms.datasets) if terms and terms.datasets else None,
-    )
-    return f"---\n{data.to_yaml()}\n---\n"
+    write_text(directory / CARD_FILE, "\n".join([header, *lines]) + "\n")
 
 
 def _describe_terms(terms: Terms | None) -> list[str]:
