@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +114,22 @@ def remove_leftovers(directory: Path) -> None:
 
 #: For writing many files into one directory.
 remove_leftovers_once = functools.cache(remove_leftovers)
+
+
+@contextlib.contextmanager
+def open_folder(directory: Path) -> Iterator[Path]:
+    """Open a folder that gets its name only once complete; if the block raises, nothing is left behind, and later calls
+    remove what a killed process leaves."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers_once(directory.parent)
+    partial = directory.parent / f".making-{tag_owner()}{os.urandom(6).hex()}"
+    partial.mkdir()
+    try:
+        yield partial
+        partial.replace(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def check_writable(directory: Path) -> None:

@@ -99,10 +99,11 @@ class ApplicationPlan:
                 id_column=asked.id_column,
                 keys=keys,
             )
-        except InputError:
+        except InputError as error:
             if needed or asked.phenotype:
                 raise
-            return {}  # without tables there is just nothing to compare with
+            LOGGER.info("Predictions are not compared with true values. %s", error.message)
+            return {}
 
     def check_encoders(self, encoders: Sequence[RunEncoder]) -> None:
         """Find the readout of the predictor; ModelError or ConfigurationError if the call has another one."""

@@ -54,8 +54,13 @@ def check_saving(config: AppConfig, encoders: Sequence[RunEncoder], stored: Sequ
                 f"{first.paths.stem} differ.",
                 hint="Exclude runs, or reprocess them with --overwrite.",
             )
-    for name in asked.probe:
-        directory = _name_directory(config, name)
+    directories = [_name_directory(config, name) for name in asked.probe]
+    if len(set(directories)) < len(directories):
+        raise ConfigurationError(
+            f"--save-predictor would save several of the phenotypes {', '.join(asked.probe)} in one folder.",
+            hint="Save them in separate calls.",
+        )
+    for directory in directories:
         former = read_object(directory / FACTS_FILE)
         if former and former.get("probing") != to_json(config)["probing"] and not config.running.overwrite:
             raise ConfigurationError(

@@ -26,8 +26,9 @@ def export(options: argparse.Namespace) -> None:
     check_format(path, as_list=options.as_list)
     if options.columns and not options.phenotype:
         raise ConfigurationError("--columns requires --phenotype.")
-    if path.exists() and not options.overwrite:
-        raise ConfigurationError(f"{path} already exists.", hint="Choose another file, or use --overwrite.")
+    written = [path, *([path.with_suffix(".json")] if path.suffix == ".csv" else [])]
+    if (there := [one for one in written if one.exists()]) and not options.overwrite:
+        raise ConfigurationError(f"{there[0]} already exists.", hint="Choose another file, or use --overwrite.")
     frame = load_outputs(
         options.out_dir,
         level=options.level,

@@ -12,6 +12,8 @@ from bids_semantoks.commands.running import run_command
 from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.runtime.logs import open_missing_streams
 
+_ID_COLUMNS = ("participant_id", "subject_id", "id")
+
 _NEXT = """To embed them:
   bids_semantoks {out} OUT_DIR participant"""
 
@@ -20,13 +22,16 @@ def _import(options: argparse.Namespace) -> None:
     # NumPy, SciPy and nibabel would slow down --help.
     from bids_semantoks.exchange.found_arrays import find_series
     from bids_semantoks.exchange.importing import import_series
+    from bids_semantoks.inputs.people_tables import read_phenotype_table
 
+    people = read_phenotype_table(options.table, _ID_COLUMNS) if options.table else None
+    n_people = len(people.keys) if people else 0
     n_runs = import_series(
-        find_series(options.files, pattern=options.pattern, variable=options.variable),
+        find_series(options.files, pattern=options.pattern, variable=options.variable, n_people=n_people),
         options.out,
         repetition_time=options.repetition_time,
         atlas=options.atlas,
-        table=options.table,
+        people=people,
         volumes=options.volumes or "",
         task=options.task,
     )

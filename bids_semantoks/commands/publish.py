@@ -6,12 +6,12 @@ import argparse
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 from bids_semantoks.commands.running import run_command
+from bids_semantoks.disk import open_folder
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
 from bids_semantoks.escaping import LegibleParser, show_hidden
 from bids_semantoks.runtime.downloads import is_offline
@@ -55,9 +55,7 @@ def publish(
     load_encoder(str(encoder))
     if out_dir.exists():
         raise ConfigurationError(f"{out_dir} already exists.", hint="Remove it, or choose another folder with --out.")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    try:
+    with open_folder(out_dir) as partial:
         config = read_object(encoder / CONFIG_FILE)
         details = {key: value for key, value in config["details"].items() if key != "participants"}
         write_json(partial / CONFIG_FILE, {**config, "details": details})
@@ -75,11 +73,6 @@ def publish(
             drawn=[one for one in FIGURES if (partial / "figures" / f"{one}.svg").is_file()],
             terms=Terms(repository, license_id, data_terms, tuple(datasets)),
         )
-        partial.chmod(0o755)
-        partial.replace(out_dir)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> str:

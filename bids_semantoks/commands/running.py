@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bids_semantoks.errors import ResourceError, SemantoksError
+from bids_semantoks.errors import InputError, ResourceError, SemantoksError
 from bids_semantoks.escaping import show_hidden
 from bids_semantoks.runtime.logs import show_log
 
@@ -16,7 +16,8 @@ def run_command(name: str, work: Callable[[], None], *, hint: str = "") -> int:
         with show_log():
             work()
     except SemantoksError as error:
-        text, code = f"{error} {hint}".rstrip(), error.exit_code
+        # That a run is skipped is no error of a level, but of these commands.
+        text, code = f"{error} {hint}".rstrip(), error.exit_code or InputError.exit_code
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         text, code = f"{place}{error.strerror or error}.", ResourceError.exit_code

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.errors import InputError, RunFailed, name_some
+from bids_semantoks.errors import InputError, RunError, name_some
 from bids_semantoks.images.sizes import read_array
 from bids_semantoks.records import Floats
 from bids_semantoks.signals.series_tables import read_columns
@@ -38,22 +38,23 @@ class FoundSeries(NamedTuple):
     n_people: int = 0  # of the stack
 
 
-def find_series(paths: Sequence[Path], *, pattern: str, variable: str) -> Iterator[FoundSeries]:
+def find_series(paths: Sequence[Path], *, pattern: str, variable: str, n_people: int = 0) -> Iterator[FoundSeries]:
     """Read the series of files one by one: tables, 2-D arrays, or the participants of a 3-D stack.
 
     `pattern` reads labels from file names, such as ``*_{sub}_rois.csv``; empty for names in BIDS form. `variable` names
-    the array of an archive that has several. Raises InputError for unreadable or ambiguous files.
+    the array of an archive that has several; `n_people` is the number of participants of a stack, if known. Raises
+    InputError for unreadable or ambiguous files.
     """
     for path in paths:
         if path.suffix in _TABLES:
             try:
                 columns, values = read_columns(path)
-            except RunFailed as error:
+            except RunError as error:
                 raise InputError(str(error)) from error
             names = () if all(name.isdecimal() for name in columns) else columns
             yield FoundSeries(str(path), _read_labels(path, pattern), names, values)
         elif path.suffix in _ARRAYS:
-            yield from _split(path, *_load(path, variable), pattern)
+            yield from _split(path, *_load(path, variable), pattern, n_people)
         else:
             known = ", ".join((*_TABLES, *_ARRAYS))
             raise InputError(f"{path} has the extension {path.suffix or '(none)'}; expected {known}.")
@@ -67,9 +68,7 @@ def _load(path: Path, variable: str) -> tuple[Any, dict[str, NDArray[Any]]]:
         arrays = _load_archive(path)
     except (OSError, ValueError, NotImplementedError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read: {error!s:.100}.") from error
-    series = [name for name, value in arrays.items() if value.ndim in (2, 3) and min(value.shape) > 1]
-    # A MATLAB cell array has one series per participant.
-    series += [name for name, value in arrays.items() if value.dtype == object and value.ndim == 1]
+    series = [name for name, value in arrays.items() if _is_series(value)]
     if variable and variable not in arrays:
         raise InputError(f"{path} has no variable {variable}: found {', '.join(arrays) or 'none'}.")
     if not variable and len(series) != 1:
@@ -78,6 +77,13 @@ def _load(path: Path, variable: str) -> tuple[Any, dict[str, NDArray[Any]]]:
             hint="Choose one with --variable NAME.",
         )
     return arrays.pop(variable or series[0]), arrays
+
+
+def _is_series(value: NDArray[Any]) -> bool:
+    """Whether an array could be series; a MATLAB cell array has one series per participant."""
+    if value.dtype == object:
+        return value.ndim == 1 and value.size > 0 and all(np.ndim(one) == 2 and _is_series(one) for one in value)
+    return value.ndim in (2, 3) and min(value.shape) > 1 and bool(np.issubdtype(value.dtype, np.number))
 
 
 def _load_archive(path: Path) -> dict[str, NDArray[Any]]:
@@ -104,7 +110,9 @@ def _read_cells(file: h5py.File, item: Any) -> NDArray[Any]:
     return cells
 
 
-def _split(path: Path, array: Any, beside: dict[str, NDArray[Any]], pattern: str) -> Iterator[FoundSeries]:
+def _split(
+    path: Path, array: Any, beside: dict[str, NDArray[Any]], pattern: str, n_people: int
+) -> Iterator[FoundSeries]:
     if array.dtype != object and array.ndim == 2:
         yield FoundSeries(str(path), _read_labels(path, pattern), (), _check(array, str(path)))
         return
@@ -112,13 +120,44 @@ def _split(path: Path, array: Any, beside: dict[str, NDArray[Any]], pattern: str
         raise InputError(
             f"{path} has an array of shape {array.shape} and type {array.dtype}; expected two or three dimensions."
         )
-    ids = next((beside[name].ravel() for name in _ID_NAMES if name in beside), np.empty(0))
-    if ids.size and ids.size != len(array):
-        raise InputError(f"{path} has series of {len(array)} participants, but {ids.size} labels.")
+    ids = [_read_label(one, path) for name in _ID_NAMES if name in beside for one in beside[name].ravel()]
+    if array.dtype != object:
+        array = np.moveaxis(array, _find_people(array.shape, len(ids) or n_people, path), 0)
+    if ids and len(ids) != len(array):
+        raise InputError(f"{path} has series of {len(array)} participants, but {len(ids)} labels.")
     for number, values in enumerate(array):
         where = f"{path}, person {number + 1}"
-        labels = {"sub": re.sub(r"[^A-Za-z0-9]", "", str(ids[number]).removeprefix("sub-"))} if ids.size else {}
+        labels = {"sub": ids[number]} if ids else {}
         yield FoundSeries(where, labels, (), _check(values, where), number, len(array))
+
+
+def _find_people(shape: tuple[int, ...], n_people: int, path: Path) -> int:
+    """Find the axis of participants: that of their number, else the first, as NumPy's users stack."""
+    fitting = [axis for axis, size in enumerate(shape) if size == n_people]
+    if len(fitting) == 1 or (not n_people and path.suffix != ".mat"):
+        return fitting[0] if fitting else 0
+    if n_people and not fitting:
+        raise InputError(f"{path} has an array of shape {shape}, none of whose axes are {n_people} participants.")
+    raise InputError(
+        f"{path} has an array of shape {shape}, and it is unclear which axis is that of participants.",
+        hint="Give --table with one row per participant, or save one file per participant.",
+    )
+
+
+def _read_label(value: Any, path: Path) -> str:
+    """Read a participant label as archives hold it: text, bytes, a whole number, or the characters of MATLAB 7.3."""
+    found = np.asarray(value).ravel()
+    if found.dtype == np.uint16 and np.ndim(value):
+        text = "".join(map(chr, found))
+    elif found.size != 1:
+        raise InputError(f"{path} has a participant label of {found.size} values: {str(found.tolist())[:60]}.")
+    else:
+        one = found[0].decode(errors="replace") if isinstance(found[0], bytes) else found[0]
+        text = str(int(one)) if isinstance(one, float | np.floating) and float(one).is_integer() else str(one)
+    label = re.sub(r"[^A-Za-z0-9]", "", text.strip().removeprefix("sub-"))
+    if not label or "." in text:
+        raise InputError(f"{path} has a participant label that cannot be used: {text!r:.60}.")
+    return label
 
 
 def _check(values: Any, where: str) -> Floats:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +12,11 @@ import numpy as np
 from bids_semantoks.atlases.label_tables import build_label, load_label_table, rename_columns
 from bids_semantoks.atlases.series_atlas import list_orders, load_order
 from bids_semantoks.bids_names import format_label, parse_entities, sort_entities
+from bids_semantoks.disk import open_folder
 from bids_semantoks.errors import AtlasError, ConfigurationError, InputError, name_some
 from bids_semantoks.exchange.found_arrays import FoundSeries
 from bids_semantoks.files import write_json, write_records, write_table, write_text
-from bids_semantoks.inputs.people_tables import Table, match_keys, read_phenotype_table
+from bids_semantoks.inputs.people_tables import Table, match_keys
 from bids_semantoks.outputs.dataset import BIDS_VERSION
 from bids_semantoks.records import Floats
 from bids_semantoks.runtime.progress import Progress
@@ -32,16 +31,16 @@ def import_series(
     *,
     repetition_time: float,
     atlas: str,
-    table: Path | None = None,
+    people: Table | None = None,
     volumes: str = "",
     task: str = "rest",
 ) -> int:
     """Write series as a parcellated derivative dataset, which gets its name once it is complete; return how many runs.
 
     `repetition_time` is in seconds. `atlas` names the columns if the files do not: an order shipped with this package
-    or the path of a table (index, label, network_label). `table` becomes participants.tsv, and its rows label the
-    participants of a stack. `volumes` is ``rows`` or ``columns``; otherwise the number of parcels must determine it.
-    Raises InputError for unreadable, missing or ambiguous data; AtlasError for the atlas;
+    or the path of a table (index, label, network_label). The table of `people` becomes participants.tsv, and its rows
+    label the participants of a stack. `volumes` is ``rows`` or ``columns``; otherwise the number of parcels must
+    determine it. Raises InputError for unreadable, missing or ambiguous data; AtlasError for the atlas;
     ConfigurationError if `out_dir` has files.
     """
     if repetition_time <= 0 or not np.isfinite(repetition_time):
@@ -49,11 +48,9 @@ def import_series(
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise ConfigurationError(f"{out_dir} exists and is not an empty folder.", hint="Choose another folder.")
     label, parcels, networks = _load_parcels(atlas)
-    people = read_phenotype_table(table, ("participant_id", "subject_id", "id")) if table else None
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     written: dict[str, str] = {}
-    try:
+    n_padded = 0
+    with open_folder(out_dir) as partial:
         for one in Progress("Importing").each("file or participant", _name_people(found, people)):
             labels = {"task": task, **one.labels}
             stem = "_".join(f"{key}-{value}" for key, value in sort_entities(labels.items()))
@@ -65,18 +62,19 @@ def import_series(
             written[stem] = one.where
             session = f"/ses-{labels['ses']}" if "ses" in labels else ""
             path = partial / f"sub-{labels['sub']}{session}/func/{stem}_atlas-{label}_stat-mean_timeseries.tsv"
-            write_table(path, *_orient(one, parcels, atlas, volumes))
+            columns, values, is_padded = _orient(one, parcels, atlas, volumes)
+            n_padded += is_padded
+            write_table(path, columns, values)
             timing = {"RepetitionTime": repetition_time, "SamplingFrequency": 1 / repetition_time}
             write_json(path.with_suffix(".json"), timing)
         if not written:
             raise InputError("No series to import.")
         keys = {(one.get("sub", ""), one.get("ses", "")) for one in map(parse_entities, written)}
         _write_dataset(partial, label, parcels, networks, people, keys)
-        partial.chmod(0o755)
-        partial.replace(out_dir)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    if n_padded:
+        LOGGER.info(
+            "%d of %d series of stacks were shortened: their last volumes hold no data.", n_padded, len(written)
+        )
     return len(written)
 
 
@@ -115,7 +113,7 @@ def _name_people(found: Iterable[FoundSeries], people: Table | None) -> Iterator
         yield one._replace(labels={key: value for key, value in labels.items() if value})
 
 
-def _orient(one: FoundSeries, parcels: Sequence[str], atlas: str, volumes: str) -> tuple[tuple[str, ...], Floats]:
+def _orient(one: FoundSeries, parcels: Sequence[str], atlas: str, volumes: str) -> tuple[tuple[str, ...], Floats, bool]:
     """Orient series as (T, P) without padding at the end, and name the columns (P,)."""
     values = one.values
     shape = f"{one.where} has {values.shape[0]} rows and {values.shape[1]} columns"
@@ -137,7 +135,8 @@ def _orient(one: FoundSeries, parcels: Sequence[str], atlas: str, volumes: str) 
     held = np.flatnonzero((np.isfinite(values) & (values != 0)).any(axis=1))
     if not held.size:
         raise InputError(f"{one.where} contains no values.")
-    return columns, values[: held[-1] + 1]
+    n_held = int(held[-1]) + 1 if one.n_people else len(values)
+    return columns, values[:n_held], n_held < len(values)
 
 
 def _write_dataset(
@@ -175,5 +174,7 @@ def _write_dataset(
     labels = [[f"sub-{sub}", *([f"ses-{ses}"] if people.has_sessions else [])] for sub, ses in names]
     cells = zip(*people.columns.values(), strict=True) if people.columns else ((),) * len(labels)
     rows = [[*row, *values] for row, values, (sub, _) in zip(labels, cells, names, strict=True) if sub in subs]
+    if n_others := len(labels) - len(rows):
+        LOGGER.info("%d rows of %s describe participants without series and are left out.", n_others, people.path)
     path = root / "phenotype" / "imported.tsv" if people.has_sessions else root / "participants.tsv"
     write_records(path, columns, rows)

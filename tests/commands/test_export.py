@@ -29,6 +29,9 @@ def test_an_export_replaces_nothing_unasked_and_says_what_is_wrong(outputs, stud
     path.write_text("mine")
     assert call([str(outputs), str(path)]) == 4
     assert path.read_text() == "mine"
+    path.rename(path.with_suffix(".json"))
+    assert call([str(outputs), str(path)]) == 4
+    assert path.with_suffix(".json").read_text() == "mine"
     assert call([str(outputs), str(path), "--overwrite"]) == 0
     assert len(pd.read_csv(path)) == 4
     capsys.readouterr()

@@ -12,6 +12,7 @@ from bids_semantoks.atlases.series_atlas import load_order
 from bids_semantoks.errors import AtlasError, ConfigurationError, InputError
 from bids_semantoks.exchange.found_arrays import find_series
 from bids_semantoks.exchange.importing import import_series
+from bids_semantoks.inputs.people_tables import read_phenotype_table
 
 PARCELS = load_order("Schaefer400-7Networks")
 SERIES = np.random.default_rng(0).standard_normal((3, 60, 400))
@@ -19,12 +20,15 @@ SERIES = np.random.default_rng(0).standard_normal((3, 60, 400))
 
 @pytest.fixture
 def load(tmp_path):
-    def run(*paths, pattern="", variable="", **options):
-        asked = {"repetition_time": 2.0, "atlas": "Schaefer400-7Networks", **options}
-        n_runs = import_series(find_series(paths, pattern=pattern, variable=variable), tmp_path / "out", **asked)
-        found = sorted((tmp_path / "out").glob("sub-*/**/*_timeseries.tsv"))
-        assert len(found) == n_runs
-        return {path.name.partition("_atlas")[0]: pd.read_csv(path, sep="\t") for path in found}
+    def run(*paths, pattern="", variable="", table=None, **options):
+        people = read_phenotype_table(table, ("participant_id", "id")) if table else None
+        asked = {"repetition_time": 2.0, "atlas": "Schaefer400-7Networks", "people": people, **options}
+        n_people = len(people.keys) if people else 0
+        found = find_series(paths, pattern=pattern, variable=variable, n_people=n_people)
+        n_runs = import_series(found, tmp_path / "out", **asked)
+        written = sorted((tmp_path / "out").glob("sub-*/**/*_timeseries.tsv"))
+        assert len(written) == n_runs
+        return {path.name.partition("_atlas")[0]: pd.read_csv(path, sep="\t") for path in written}
 
     return run
 
@@ -69,7 +73,7 @@ def test_a_stack_is_named_by_the_rows_of_a_table(load, tmp_path):
     assert people.to_dict("list") == {"participant_id": ["sub-x1", "sub-x2", "sub-x3"], "age": ["07", "8", "n/a"]}
     pd.DataFrame({"id": ["x1", "x2"]}).to_csv(tmp_path / "p.csv", index=False)
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(InputError, match=r"3.*2 rows"):
+    with pytest.raises(InputError, match=r"\(3, 65, 400\).* 2 participants"):
         load(tmp_path / "stack.npy", table=tmp_path / "p.csv")
     assert not (tmp_path / "out").exists()
 
@@ -77,6 +81,36 @@ def test_a_stack_is_named_by_the_rows_of_a_table(load, tmp_path):
 def test_archives_name_people_and_variables(load, tmp_path):
     np.savez(tmp_path / "s.npz", values=SERIES.transpose(0, 2, 1), participant_id=["sub-a", "b", "c"], age=[1, 2, 3])
     check(load(tmp_path / "s.npz"), ["sub-a_task-rest", "sub-b_task-rest", "sub-c_task-rest"])
+
+
+@pytest.mark.parametrize("ids", [[50003.0, 50004, 50005], [b"sub-50003", b"50004", b"50005"]])
+def test_participants_of_matlab_are_the_last_axis_if_their_number_says_so(load, tmp_path, ids):
+    stack = SERIES.transpose(1, 2, 0)
+    np.savez(tmp_path / "s.npz", ts=stack, subjects=ids)
+    check(load(tmp_path / "s.npz"), [f"sub-5000{i}_task-rest" for i in (3, 4, 5)])
+    shutil.rmtree(tmp_path / "out")
+    savemat(tmp_path / "s.mat", {"ts": stack})
+    with pytest.raises(InputError, match=r"\(60, 400, 3\).*axis"):
+        load(tmp_path / "s.mat")
+    pd.DataFrame({"id": ["a", "b", "c"]}).to_csv(tmp_path / "p.csv", index=False)
+    check(load(tmp_path / "s.mat", table=tmp_path / "p.csv"), [f"sub-{i}_task-rest" for i in "abc"])
+
+
+def test_labels_in_cells_of_matlab_are_read(load, tmp_path):
+    cells, labels = np.empty((1, 3), dtype=object), np.empty((1, 3), dtype=object)
+    cells[0], labels[0] = list(SERIES), ["sub-x1", "x2", "x_3"]
+    savemat(tmp_path / "a.mat", {"ts": cells, "subjects": labels})
+    names = ["sub-x1_task-rest", "sub-x2_task-rest", "sub-x3_task-rest"]
+    check(load(tmp_path / "a.mat"), names)
+    shutil.rmtree(tmp_path / "out")
+    with h5py.File(tmp_path / "b.mat", "w") as file:
+        for name, values in (("ts", [one.T for one in SERIES]), ("subjects", ["sub-x1", "x2", "x_3"])):
+            held = file.create_dataset(name, (3, 1), dtype=h5py.ref_dtype)
+            for i, one in enumerate(values):
+                content = np.array([[ord(c)] for c in one], dtype=np.uint16) if isinstance(one, str) else one
+                file[f"#refs#/{name}{i}"] = content
+                held[i, 0] = file[f"#refs#/{name}{i}"].ref
+    check(load(tmp_path / "b.mat"), names)
 
 
 @pytest.mark.parametrize("is_new", [False, True])
