@@ -42,7 +42,7 @@ def load_parquet(path: Path) -> np.ndarray[Any, Any]:
 
 def load_list(path: Path) -> np.ndarray[Any, Any]:
     """Load a list column without making an object of each row."""
-    from pyarrow import parquet  # noqa: PLC0415 - an extra
+    from pyarrow import parquet
 
     column = parquet.read_table(path).column("embedding").combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), -1)

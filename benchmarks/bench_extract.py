@@ -8,7 +8,6 @@ measurement runs in a process of its own. With --native the run has the size and
 float32) and a warp to the grid of the atlas. Exits with 1 when a target is missed.
 """
 
-# ruff: noqa: PLC0415 - a measurement must not pay for what another imports
 from __future__ import annotations
 
 import argparse
@@ -166,7 +165,7 @@ def measure_ours(what: str, folder: Path, atlas_path: Path, mask: Path) -> tuple
         return found.series, start
     atlas = load_atlas(atlas_path, space=SPACE, directory=None)
     if what == "native":
-        from bids_semantoks.signals.native_means import extract_native_means
+        from bids_semantoks.signals.volume_means import extract_native_means
 
         volumes = load_volumes(folder / "short_bold.nii.gz")
         return extract_native_means(volumes, mask, folder / "warp.nii.gz", atlas).values, start

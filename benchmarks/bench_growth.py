@@ -42,13 +42,13 @@ def make_table(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict(n: int, *, is_wide: bool) -> None:
-    from bids_semantoks.statistics.folds import SharedSpans, use_threads  # noqa: PLC0415
-    from bids_semantoks.statistics.linear import cross_validate  # noqa: PLC0415
-    from bids_semantoks.statistics.metrics import compute_scores  # noqa: PLC0415
-    from bids_semantoks.statistics.significance import permute_scored_ridge, permute_target  # noqa: PLC0415
-    from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram  # noqa: PLC0415
-    from bids_semantoks.statistics.splits import build_splits  # noqa: PLC0415
-    from bids_semantoks.statistics.targets import Target  # noqa: PLC0415
+    from bids_semantoks.statistics.folds import SharedSpans, use_threads
+    from bids_semantoks.statistics.linear import cross_validate
+    from bids_semantoks.statistics.metrics import compute_scores
+    from bids_semantoks.statistics.predictions import Target
+    from bids_semantoks.statistics.significance import permute_scored_ridge, permute_target
+    from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
+    from bids_semantoks.statistics.splits import build_splits
 
     values, truth = make_table(n)
     target = Target(name="age", values=truth)
@@ -65,10 +65,9 @@ def predict(n: int, *, is_wide: bool) -> None:
 
 
 def score(n: int) -> None:
-    from bids_semantoks.statistics.metrics import compute_scores  # noqa: PLC0415
-    from bids_semantoks.statistics.predictions import PredictionTable  # noqa: PLC0415
-    from bids_semantoks.statistics.splits import build_splits  # noqa: PLC0415
-    from bids_semantoks.statistics.targets import Target  # noqa: PLC0415
+    from bids_semantoks.statistics.metrics import compute_scores
+    from bids_semantoks.statistics.predictions import PredictionTable, Target
+    from bids_semantoks.statistics.splits import build_splits
 
     rng = np.random.default_rng(0)
     target = Target(name="site", values=(np.arange(n) % CLASSES).astype(float), classes=tuple(map(str, range(CLASSES))))
@@ -81,23 +80,23 @@ def score(n: int) -> None:
 
 
 def retest(n: int) -> None:
-    from bids_semantoks.statistics.reliability import compute_retest  # noqa: PLC0415
+    from bids_semantoks.statistics.reliability import compute_retest
 
     values, _ = make_table(n)
     compute_retest("x", values, values + np.float32(0.1))
 
 
 def draw_map(n: int) -> None:
-    from bids_semantoks.analyses.frames import compute_axes  # noqa: PLC0415
+    from bids_semantoks.analyses.frames import compute_axes
 
     compute_axes(make_table(n)[0].astype(np.float64))
 
 
 def predict_as_peer(n: int) -> None:
-    from sklearn.linear_model import Ridge  # noqa: PLC0415
-    from sklearn.model_selection import GridSearchCV, cross_val_predict  # noqa: PLC0415
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     values, truth = make_table(n)
     grid = {"ridge__alpha": np.logspace(-4, 4, 13) * FEATURES}
@@ -107,8 +106,8 @@ def predict_as_peer(n: int) -> None:
 
 def profile_fold(n: int) -> dict[str, float]:
     """Time the steps of one training part."""
-    from bids_semantoks.statistics.linear import compute_fold_errors  # noqa: PLC0415
-    from bids_semantoks.statistics.spans import TableFeatures  # noqa: PLC0415
+    from bids_semantoks.statistics.linear import compute_fold_errors
+    from bids_semantoks.statistics.spans import TableFeatures
 
     values, truth = make_table(n)
     train, test = np.arange(n // 5, n), np.arange(n // 5)

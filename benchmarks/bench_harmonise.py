@@ -29,10 +29,10 @@ from bids_semantoks.statistics.baselines import build_connectivity_features, com
 from bids_semantoks.statistics.harmonise import METHODS, HarmonisedFeatures
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_fold_scores
+from bids_semantoks.statistics.predictions import Target, build_class_target
 from bids_semantoks.statistics.significance import compare_models, compute_permutation_test
 from bids_semantoks.statistics.spans import Features, TableFeatures
 from bids_semantoks.statistics.splits import build_left_out_splits, build_splits
-from bids_semantoks.statistics.targets import Target, build_class_target
 
 N, D, SITES = 240, 40, np.repeat(["a", "b", "c", "d"], 60)
 

@@ -68,9 +68,9 @@ def find_with_us(root: Path, labels: list[str]) -> dict[str, float]:
     """Find runs with this package; no labels mean all participants."""
     began = time.perf_counter()
     sys.path.insert(0, str(ROOT))
-    from bids_semantoks.config import SelectionConfig  # noqa: PLC0415
-    from bids_semantoks.inputs.datasets import find_dataset  # noqa: PLC0415
-    from bids_semantoks.inputs.runs import find_participants, find_runs  # noqa: PLC0415
+    from bids_semantoks.config import SelectionConfig
+    from bids_semantoks.inputs.datasets import find_dataset
+    from bids_semantoks.inputs.runs import find_participants, find_runs
 
     imported = time.perf_counter()
     selection = SelectionConfig(participant_label=tuple(labels))
@@ -83,9 +83,9 @@ def find_with_us(root: Path, labels: list[str]) -> dict[str, float]:
 def find_with_layout(root: Path, labels: list[str]) -> dict[str, float]:
     """Find BOLD images with BIDSLayout in blocks of 100 participants, without pairing anything."""
     began = time.perf_counter()
-    import re  # noqa: PLC0415
+    import re
 
-    from bids import BIDSLayout, BIDSLayoutIndexer  # noqa: PLC0415
+    from bids import BIDSLayout, BIDSLayoutIndexer
 
     imported = time.perf_counter()
     n_runs = 0
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.way:
         result = (find_with_us if options.way == "us" else find_with_layout)(options.root, options.labels)
-        from bids_semantoks.runtime.resources import read_peak_memory  # noqa: PLC0415
+        from bids_semantoks.runtime.resources import read_peak_memory
 
         result["peak_mb"] = read_peak_memory() / 2**20
         print(json.dumps(result))

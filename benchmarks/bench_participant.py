@@ -7,7 +7,6 @@ nilearn's NiftiLabelsMasker and signal.clean, then the same encoder. Each measur
 with 1 when the target of 3 is missed.
 """
 
-# ruff: noqa: PLC0415 - a measurement must not pay for what another imports
 from __future__ import annotations
 
 import argparse

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from bids_semantoks.statistics.conformal import compare_positions, compute_excess, find_quantile, find_shifts
 from bids_semantoks.statistics.portable import LinearPredictor, fit_predictor, predict_at_home
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 N_FEATURES, N_STRONG, N_POPULATION = 192, 12, 2000
 SHIFTS = ("none", "site", "repetition time", "motion")

@@ -42,16 +42,14 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a machine that only has the files
 
 from bids_semantoks.config import EncoderConfig, TrainingConfig
-from bids_semantoks.models.encoder import Encoder, ProjectionHead
-from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.encoder import Encoder, ProjectionHead, build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.training.distill import TeacherStudent, ViewBatch, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, find_compiler_obstacle
-from bids_semantoks.training.masking import draw_masks
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
-from bids_semantoks.training.views import draw_views
+from bids_semantoks.training.views import draw_masks, draw_views
 
 N_VOLUMES = 180
 ATLASES = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))

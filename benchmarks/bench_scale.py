@@ -31,8 +31,8 @@ MAX_MEGABYTES = 500.0
 
 def plan(root: Path, out_dir: Path, labels: list[str]) -> dict[str, float]:
     """Plan a participant call; seconds leave out imports, and the atlas and encoder that any call loads."""
-    from bids_semantoks import participant  # noqa: PLC0415
-    from bids_semantoks.config import AppConfig, EmbeddingConfig, SelectionConfig, SignalsConfig  # noqa: PLC0415
+    from bids_semantoks import participant
+    from bids_semantoks.config import AppConfig, EmbeddingConfig, SelectionConfig, SignalsConfig
 
     config = AppConfig(
         bids_dir=root,

@@ -19,7 +19,7 @@ from scipy.signal import butter, filtfilt
 
 from bids_semantoks.files import read_table
 from bids_semantoks.signals.confounds import build_cosines
-from bids_semantoks.signals.gaps import _estimate_from_spectrum, fill_gaps
+from bids_semantoks.signals.filters import _estimate_from_spectrum, fill_gaps
 
 BAND = (0.01, 0.1)
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -145,7 +145,7 @@ def measure_scatter(data: Path) -> None:
 
 def predict_ends(values: np.ndarray, n_more: int) -> np.ndarray:
     """Continue a series at both ends with an autoregressive model of all columns (Yule and Walker)."""
-    from scipy.linalg import solve_toeplitz  # noqa: PLC0415 - one rival needs it
+    from scipy.linalg import solve_toeplitz
 
     order, sides = min(len(values) // 3, 60), []
     for series in (values[::-1], values):

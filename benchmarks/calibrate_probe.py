@@ -23,10 +23,10 @@ import numpy as np
 
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.significance import compute_permutation_test, judge, permute_scored_ridge, permute_target
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 METRICS = ("balanced_accuracy", "auroc", "r")
 

@@ -35,19 +35,17 @@ from bids_semantoks.demo.atlas import build_table
 from bids_semantoks.demo.people import draw_participant, plan_runs
 from bids_semantoks.demo.study import simulate_series
 from bids_semantoks.models.checkpoints import LoadedEncoder
-from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.encoder import Encoder, build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.frozen import FrozenEncoder
-from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import NetworkLayout, build_layout, match_parcels
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores
-from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.predictions import Predictions, Target, build_class_target
 from bids_semantoks.statistics.significance import compare_models
 from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target, build_class_target
 from bids_semantoks.training.batches import choose_batch_size
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks

@@ -31,7 +31,7 @@ from compare_pretraining import (
 
 from bids_semantoks.config import TrainingConfig, from_json
 from bids_semantoks.demo.study import PRETRAINING
-from bids_semantoks.models.initialise import build_encoder, build_head, read_encoder_config
+from bids_semantoks.models.encoder import build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import build_layout, match_parcels
 from bids_semantoks.statistics.spans import Features, TableFeatures
 from bids_semantoks.training.distill import TeacherStudent

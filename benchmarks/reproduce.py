@@ -26,9 +26,9 @@ from bids_semantoks.outputs.store import find_stored_kinds, find_stored_runs
 from bids_semantoks.statistics.baselines import compute_covariance
 from bids_semantoks.statistics.benchmark import cross_validate_benchmark
 from bids_semantoks.statistics.metrics import compute_fold_scores
+from bids_semantoks.statistics.predictions import build_class_target
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import SplitRow, read_split_table
-from bids_semantoks.statistics.targets import build_class_target
 
 #: Published balanced accuracies (arXiv 2510.13768): Brain-Semantoks, connectome.
 PUBLISHED = {

@@ -21,7 +21,7 @@ from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.run_plan import describe_settings
 from bids_semantoks.signals.denoising import Denoising, load_denoising
-from bids_semantoks.statistics.weights import weigh_windows
+from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.tables import load_outputs, load_predictor, probe
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def extract(
     RunFailed, RunSkipped
         The image cannot be processed; reasons as on the command line.
     """
-    from bids_semantoks.exchange.images import describe_image
+    from bids_semantoks.exchange.arrays import describe_image
     from bids_semantoks.participant import load_run_atlas
     from bids_semantoks.signals.extract import extract_signals
 

@@ -19,11 +19,9 @@ import click
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.command import parse
 from bids_semantoks.disk import is_full
-from bids_semantoks.errors import SemantoksError, TrainingStopped
-from bids_semantoks.escaping import show_hidden
+from bids_semantoks.errors import SemantoksError, TrainingStopped, show_hidden
 from bids_semantoks.runtime.logs import Console, LogBuffer, open_missing_streams, redirect_libraries, silence
-from bids_semantoks.runtime.resources import count_threads, limit_threads, read_rank
-from bids_semantoks.runtime.signals import STOPPING, handle_signals
+from bids_semantoks.runtime.resources import STOPPING, count_threads, handle_signals, limit_threads, read_rank
 
 LOGGER = logging.getLogger("bids_semantoks")
 

@@ -1,20 +1,24 @@
-"""Disk space: detect errors of a full disk, and remove files left behind by processes that died."""
+"""Files as the disk has them: full disks, remains of processes that died, absent content, sizes that cannot be."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import functools
+import math
 import os
 import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from bids_semantoks.errors import ConfigurationError, ResourceError
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_semantoks.errors import ConfigurationError, ResourceError, RunSkipped
 
 #: A file-size limit ends a write in the same way as a full disk or an exceeded quota.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -150,3 +154,39 @@ def check_writable(directory: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def check_content(path: Path) -> None:
+    """Raise RunSkipped no_content if a file's content was not fetched (dangling link or git-annex pointer)."""
+    is_pointer = False
+    if path.is_file() and path.stat().st_size < 4096:
+        is_pointer = b"/annex/objects/" in path.read_bytes()[:2048]
+    if is_pointer or (path.is_symlink() and not path.exists()):
+        raise RunSkipped("no_content", f"The content of {path} has not been fetched.", hint="Run `datalad get` first.")
+
+
+#: Maximum compression ratio of DEFLATE, the method of gzip and zlib.
+MOST_INFLATED: Final = 1032
+_STORED: Final = {".nii": 1, ".gz": MOST_INFLATED, ".mgz": MOST_INFLATED}
+
+
+def check_size(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Raise ValueError if an image of this shape and type needs more bytes than its file can hold. Files compressed
+    with anything but gzip are not checked."""
+    n_bytes = math.prod(map(int, shape)) * dtype.itemsize
+    factor = _STORED.get(path.suffix.lower())
+    if factor is not None and n_bytes > factor * path.stat().st_size:
+        raise ValueError(
+            f"its header declares {n_bytes} bytes ({dtype}, shape {tuple(map(int, shape))}), more than the "
+            "file can hold"
+        )
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Read a ``.npy`` file without objects. Raises OSError, or ValueError if it is anything else or shorter than
+    its header declares."""
+    # Memory-map first: this checks the sizes before any memory is allocated.
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(mapped, np.ndarray):
+        raise ValueError("it is an archive of arrays (.npz)")
+    return np.array(mapped)

@@ -16,17 +16,23 @@ from bids_semantoks.errors import ConfigurationError, RunFailed
 from bids_semantoks.files import hash_values
 from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, record_status, report_outcome, run_batch
-from bids_semantoks.outputs.damage import check_table, has_files, note_damage
-from bids_semantoks.outputs.embeddings import remove_embedding, write_embedding
-from bids_semantoks.outputs.sidecars import build_embedding_sidecar, build_uri, describe_differences, is_older
+from bids_semantoks.outputs.features import remove_embedding, write_embedding
+from bids_semantoks.outputs.sidecars import (
+    build_embedding_sidecar,
+    build_uri,
+    check_table,
+    describe_differences,
+    has_files,
+    is_older,
+    note_damage,
+)
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
-from bids_semantoks.signals.gaps import GAPS
+from bids_semantoks.signals.filters import GAPS
 from bids_semantoks.signals.windows import build_windows
-from bids_semantoks.statistics.similarity import compare_tokens
-from bids_semantoks.statistics.weights import weigh_windows
+from bids_semantoks.statistics.series import compare_tokens, weigh_windows
 
 if TYPE_CHECKING:
     from bids_semantoks.models.checkpoints import LoadedEncoder

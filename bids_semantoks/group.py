@@ -24,7 +24,7 @@ from bids_semantoks.embedding import (
     leave_out_damaged,
 )
 from bids_semantoks.errors import InputError, ResourceError
-from bids_semantoks.inputs.listed import find_roots
+from bids_semantoks.inputs.opening import find_roots
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (
@@ -43,11 +43,9 @@ from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
 from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
-from bids_semantoks.runtime.launch import check_launch
-from bids_semantoks.runtime.logs import open_log
+from bids_semantoks.runtime.logs import Progress, open_log
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.runtime.progress import Progress
-from bids_semantoks.runtime.resources import choose_n_procs, open_work_dir, read_rank
+from bids_semantoks.runtime.resources import check_launch, choose_n_procs, open_work_dir, read_rank
 
 if TYPE_CHECKING:
     from bids_semantoks.analyses.analyse import CallPlan

@@ -15,8 +15,8 @@ from bids_semantoks.disk import is_full
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.files import read_object, write_json
 from bids_semantoks.outputs.store import OutputPaths, find_statuses, read_former_status
+from bids_semantoks.runtime.logs import FIRST_ESTIMATE, describe_seconds
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.runtime.progress import FIRST_ESTIMATE, describe_seconds
 from bids_semantoks.runtime.resources import read_peak_memory
 
 LOGGER = logging.getLogger("bids_semantoks")

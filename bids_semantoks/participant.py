@@ -18,15 +18,13 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import read_object, write_json
 from bids_semantoks.images.volumes import is_surface
-from bids_semantoks.inputs.content import describe_absent_content
+from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.inputs.opening import Inputs, open_inputs
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_runs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
-from bids_semantoks.outputs.cohort import count_planned
-from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import (
     check_same_atlas,
     keep_identity,
@@ -34,9 +32,9 @@ from bids_semantoks.outputs.dataset import (
     write_dataset,
     write_descriptions,
 )
-from bids_semantoks.outputs.features import remove_features
+from bids_semantoks.outputs.features import count_planned, remove_features
 from bids_semantoks.outputs.methods import write_citation
-from bids_semantoks.outputs.sidecars import build_signals_sidecar
+from bids_semantoks.outputs.sidecars import build_signals_sidecar, check_table
 from bids_semantoks.outputs.store import (
     StoredRun,
     add_connectivity,

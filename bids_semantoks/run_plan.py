@@ -10,18 +10,24 @@ from typing import Any, Final
 
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.config.call import parse_motion_filter
+from bids_semantoks.disk import check_content
 from bids_semantoks.embedding import RunEncoder, find_embedding_state
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, SemantoksError
 from bids_semantoks.files import format_cell, hash_values
-from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.connectivity import has_connectivity
-from bids_semantoks.outputs.damage import has_files
-from bids_semantoks.outputs.sidecars import describe_differences, describe_inputs, find_maker, is_made_alike, is_older
+from bids_semantoks.outputs.sidecars import (
+    describe_differences,
+    describe_inputs,
+    find_maker,
+    has_files,
+    is_made_alike,
+    is_older,
+)
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_former_status, read_sidecar
 from bids_semantoks.quality.limits import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.signals.cleaning import CLEANING
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.extract import check_names, check_run, extract_signals

@@ -135,7 +135,7 @@ def probe(
     InputError
         A column is missing or cannot be probed.
     """
-    from bids_semantoks.analyses.table_probe import probe_frame
+    from bids_semantoks.analyses.output_frames import probe_frame
 
     asked: dict[str, Any] = dict(options)
     seed, min_kept = asked.pop("random_seed", 0), asked.pop("min_kept", _USUAL.min_kept)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bids_semantoks.config import EmbeddingConfig, EncoderConfig, ProbingConfig, SignalsConfig, TrainingConfig
-from bids_semantoks.signals.gaps import SPLINE_VOLUMES
+from bids_semantoks.signals.filters import SPLINE_VOLUMES
 from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.spans import TangentFeatures

@@ -16,7 +16,7 @@ from bids_semantoks.files import hash_values
 from bids_semantoks.group import run_group
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import read_atlas_table
-from bids_semantoks.outputs.embeddings import read_embedding
+from bids_semantoks.outputs.features import read_embedding
 from bids_semantoks.outputs.store import find_stored_runs
 
 SPACE = "MNI152NLin2009cAsym"

@@ -25,10 +25,10 @@ from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_json, write_json, write_text
 from bids_semantoks.images.fsl_warps import describe_applywarp
-from bids_semantoks.inputs.content import describe_absent_content
+from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.outputs.methods import read_bibliography, read_methods, write_citation
 from bids_semantoks.pretraining.card import write_model_card
-from bids_semantoks.reports.figures_training import write_figures
+from bids_semantoks.reports.figures import write_figures
 from bids_semantoks.signals.series_tables import load_parcel_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")

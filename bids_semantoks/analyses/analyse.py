@@ -13,9 +13,8 @@ from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_repl
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, list_widths
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.harmonising import measure_confounders
-from bids_semantoks.analyses.leakage import measure_leakage, measure_retest
+from bids_semantoks.analyses.leakage import measure_leakage, measure_retest, score_strata
 from bids_semantoks.analyses.parts import keep_parts, probe_all, remove_parts
-from bids_semantoks.analyses.people import People, find_lost
 from bids_semantoks.analyses.preparations import (
     describe_preparations,
     find_unshared,
@@ -24,11 +23,10 @@ from bids_semantoks.analyses.preparations import (
     open_preparations,
 )
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.results import PhenotypeResult, ProbeResults
+from bids_semantoks.analyses.results import People, PhenotypeResult, ProbeResults, find_lost
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
 from bids_semantoks.analyses.saving import save_predictors
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
-from bids_semantoks.analyses.strata import score_strata
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder

@@ -18,7 +18,7 @@ from bids_semantoks.analyses.saving import list_parcels
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, ConfigurationError, InputError
-from bids_semantoks.inputs.missing_codes import parse_number
+from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import Column, find_columns
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.features import keep_first_sessions

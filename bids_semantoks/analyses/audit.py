@@ -18,8 +18,7 @@ from bids_semantoks.analyses.rows import build_models, build_rows, count_pretrai
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.missing_codes import parse_number
-from bids_semantoks.inputs.people_tables import Key
+from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, build_phenotype, check_cells, find_columns
 from bids_semantoks.outputs.features import keep_first_sessions
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table

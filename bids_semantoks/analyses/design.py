@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.analyses.columns import (
+    build_target,
+    check_classes,
+    check_classes_left,
     check_columns,
     check_harmonised,
     check_together,
@@ -20,7 +23,6 @@ from bids_semantoks.analyses.columns import (
     name_groups,
 )
 from bids_semantoks.analyses.preparations import Preparation
-from bids_semantoks.analyses.probe_targets import build_target, check_classes, check_classes_left
 from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
@@ -29,6 +31,7 @@ from bids_semantoks.outputs.features import describe_sessions, keep_first_sessio
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.benchmark import build_benchmark_splits
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.splits import (
     Split,
     SplitRow,
@@ -39,7 +42,6 @@ from bids_semantoks.statistics.splits import (
     list_used,
     read_split_table,
 )
-from bids_semantoks.statistics.targets import Target
 
 LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)

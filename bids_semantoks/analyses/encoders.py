@@ -15,8 +15,8 @@ from bids_semantoks.errors import ConfigurationError, ResourceError
 from bids_semantoks.files import hash_text
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -66,7 +66,7 @@ def name_twin(model: str, number: int = 0) -> str:
 
 def build_untrained(encoder: RunEncoder, seed: int, name: str) -> RunEncoder:
     """Build an encoder like another one, but with the random weights that training with `seed` starts from."""
-    from bids_semantoks.models.initialise import build_encoder  # noqa: PLC0415 - loads torch
+    from bids_semantoks.models.encoder import build_encoder  # noqa: PLC0415 - loads torch
 
     loaded, like = encoder.loaded, encoder.frozen
     untrained = dataclasses.replace(

@@ -27,16 +27,14 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Floats, Indices
 from bids_semantoks.signals.windows import compute_kept_share, select_signals, window_starts
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
+from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.statistics.splits import Split, build_inner_folds
-from bids_semantoks.statistics.targets import Target
-from bids_semantoks.statistics.weights import weigh_windows
 from bids_semantoks.training.batches import compute_seed
 from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 from bids_semantoks.training.loop import choose_precision
-from bids_semantoks.training.masking import compute_membership, find_absent
 from bids_semantoks.training.schedules import REFERENCE_BATCH, compute_learning_rates
-from bids_semantoks.training.views import cut_views, draw_views
+from bids_semantoks.training.views import compute_membership, cut_views, draw_views, find_absent
 
 LOGGER = logging.getLogger("bids_semantoks")
 _TEST_BATCH = 64

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
 from bids_semantoks.analyses.harmonising import describe_harmonisation
-from bids_semantoks.analyses.people import People, list_described
 from bids_semantoks.analyses.preparations import describe_preparations
-from bids_semantoks.analyses.results import ModelResult, PhenotypeResult, ProbeResults
+from bids_semantoks.analyses.results import ModelResult, People, PhenotypeResult, ProbeResults, list_described
 from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder

@@ -14,7 +14,7 @@ from bids_semantoks.analyses.results import PhenotypeResult
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import ProbingConfig
-from bids_semantoks.inputs.missing_codes import parse_number
+from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.outputs.group_words import CONFOUNDER_SHARE, split_prepared
 from bids_semantoks.statistics.confounding import compute_confounder_test
 from bids_semantoks.statistics.harmonise import HarmonisedFeatures

@@ -13,7 +13,7 @@ from bids_semantoks.analyses.design import Design
 from bids_semantoks.analyses.rows import EmbeddingFeatures, read_window_embeddings
 from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.benchmark import cross_validate_benchmark
 from bids_semantoks.statistics.linear import cross_validate_all
 from bids_semantoks.statistics.predictions import Predictions

@@ -20,9 +20,9 @@ from bids_semantoks.errors import InputError, RunFailed
 from bids_semantoks.inputs.names import split_named
 from bids_semantoks.inputs.pipelines import OURS, read_description, recognise_pipeline
 from bids_semantoks.inputs.selection import describe_labels
-from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.group_words import name_prepared
 from bids_semantoks.outputs.methods import describe_preparation
+from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.spans import Features
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.added import add_encoders
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import name_twin
+from bids_semantoks.analyses.estimate import SharedFolds
 from bids_semantoks.analyses.harmonising import describe_harmonised, harmonise_models
 from bids_semantoks.analyses.predictors import Predict, build_predictors, find_removed, predict_together
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
@@ -28,16 +29,15 @@ from bids_semantoks.analyses.rows import (
     build_site_features,
     count_pretrained,
 )
-from bids_semantoks.analyses.sharing import SharedFolds
+from bids_semantoks.disk import read_array
 from bids_semantoks.embedding import RunEncoder, embed_mean
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
-from bids_semantoks.images.sizes import read_array
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs.group_words import describe_test, split_prepared
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.baselines import OF_SIGNALS
 from bids_semantoks.statistics.metrics import (
     CLASS_METRICS,

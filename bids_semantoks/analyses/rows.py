@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
-from bids_semantoks.outputs.embeddings import read_embedding, read_mean_embedding
+from bids_semantoks.outputs.features import read_embedding, read_mean_embedding
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.baselines import (
     CONNECTIVITY,
     build_chance,
@@ -24,8 +24,8 @@ from bids_semantoks.statistics.baselines import (
     build_connectivity_features,
     compute_moments,
 )
+from bids_semantoks.statistics.series import weigh_runs
 from bids_semantoks.statistics.spans import Features, TableFeatures
-from bids_semantoks.statistics.weights import weigh_runs
 from bids_semantoks.training.packed import PackedRun, SignalStore
 
 LOGGER = logging.getLogger("bids_semantoks")

@@ -19,7 +19,7 @@ from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_object
-from bids_semantoks.inputs.missing_codes import parse_number
+from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.predictor_files import (
     FACTS_FILE,

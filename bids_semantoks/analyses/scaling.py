@@ -22,7 +22,7 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_mean
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
-from bids_semantoks.models.initialise import read_encoder_config
+from bids_semantoks.models.encoder import read_encoder_config
 from bids_semantoks.models.parcels import build_layout, match_parcels
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
@@ -30,7 +30,7 @@ from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
 from bids_semantoks.pretraining.plan import AtlasLabels, read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.scaling_law import average_gains, choose_share, compute_gain, fit_log_line
 from bids_semantoks.statistics.spans import TableFeatures

@@ -20,21 +20,21 @@ from bids_semantoks.analyses.encoders import build_twin
 from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError, RunFailed
-from bids_semantoks.inputs.events import Event, find_event_roots, find_events, read_events
+from bids_semantoks.inputs.companions import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import check_cells, find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import average_participants, score_participants
+from bids_semantoks.statistics.predictions import Target, build_class_target
 from bids_semantoks.statistics.significance import adjust_holm
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_splits, build_within_splits
-from bids_semantoks.statistics.targets import Target, build_class_target
 
 LOGGER = logging.getLogger("bids_semantoks")
 

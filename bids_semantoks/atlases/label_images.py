@@ -13,12 +13,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.identity import Layer, build_grid_layer, hash_labels, look_up
-from bids_semantoks.atlases.label_tables import LabelTable
+from bids_semantoks.atlases.label_tables import LabelTable, Layer, build_grid_layer, hash_labels, look_up
 from bids_semantoks.atlases.supply import Part, check_published
+from bids_semantoks.disk import check_size, read_array
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_file, hash_text, write_array
-from bids_semantoks.images.sizes import check_size, read_array
 from bids_semantoks.images.volumes import DAMAGED, check_compressed, one_line
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache

@@ -9,14 +9,18 @@ from typing import Final
 
 import numpy as np
 
-from bids_semantoks.atlases.identity import Layer, build_grid_layer, describe_grid, hash_labels, look_up
 from bids_semantoks.atlases.label_images import read_label_image
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
+    Layer,
     build_atlas,
+    build_grid_layer,
     build_label,
+    describe_grid,
     find_network,
+    hash_labels,
     load_label_table,
+    look_up,
     rename_to_seven_networks,
 )
 from bids_semantoks.atlases.registry import (
@@ -24,12 +28,12 @@ from bids_semantoks.atlases.registry import (
     SURFACE_SUFFIXES,
     Entry,
     LabelFile,
+    describe_unused,
     find_places,
     is_surface_atlas,
 )
 from bids_semantoks.atlases.supply import Part, check_published, find_local_parts, log_unused, warn_of_masked
 from bids_semantoks.atlases.surface_labels import SurfaceLabels, choose_map, list_maps, load_surface_labels
-from bids_semantoks.atlases.unused import describe_unused
 from bids_semantoks.bids_names import format_label
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.images.gifti import find_hemisphere

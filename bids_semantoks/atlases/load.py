@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.atlases.choices import choose_in_dataset, split_choice
 from bids_semantoks.atlases.label_images import load_volume
 from bids_semantoks.atlases.label_surfaces import find_surface_spaces, load_surface_entry, load_surface_files
 from bids_semantoks.atlases.label_tables import build_atlas, build_label, load_label_table, rename_to_seven_networks
@@ -24,8 +23,20 @@ from bids_semantoks.atlases.registry import (
     list_registered,
     load_entry,
 )
-from bids_semantoks.atlases.supply import FETCH_HINT, Part, find_local_parts, find_parts, is_in, log_unused, refuse
-from bids_semantoks.atlases.transforms import describe_absence, find_transform, join_cohort, split_cohort
+from bids_semantoks.atlases.supply import (
+    FETCH_HINT,
+    Part,
+    describe_absence,
+    find_local_parts,
+    find_parts,
+    find_transform,
+    is_in,
+    join_cohort,
+    log_unused,
+    refuse,
+    split_cohort,
+)
+from bids_semantoks.atlases.surface_labels import choose_in_dataset, split_choice
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import read_json

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.atlases.choices import split_choice
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
     build_atlas,
@@ -23,6 +22,7 @@ from bids_semantoks.atlases.label_tables import (
 )
 from bids_semantoks.atlases.load import find_images
 from bids_semantoks.atlases.registry import find_entry, find_places, find_registered, list_registered, load_entry
+from bids_semantoks.atlases.surface_labels import split_choice
 from bids_semantoks.bids_names import format_label, name_schaefer
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.records import Atlas

@@ -10,8 +10,7 @@ from typing import NoReturn
 
 from bids_semantoks.commands.running import run_command
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.errors import ConfigurationError, LegibleParser, show_hidden
 from bids_semantoks.runtime.logs import open_missing_streams
 
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bids_semantoks.commands.running import run_command
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.errors import AtlasError, InputError, ModelError
-from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.errors import AtlasError, InputError, LegibleParser, ModelError, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import (
     ATLASES,
@@ -31,8 +30,7 @@ from bids_semantoks.runtime.downloads import (
     find_cache,
     is_offline,
 )
-from bids_semantoks.runtime.logs import open_missing_streams
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress, open_missing_streams
 
 if TYPE_CHECKING:
     from bids_semantoks.models.hub import HubName
@@ -78,8 +76,7 @@ def _fetch_atlas(directory: Path, name: str, space: str, before: Path | None) ->
     # NumPy and nibabel would slow down --help.
     from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
     from bids_semantoks.atlases.registry import find_places, load_entry
-    from bids_semantoks.atlases.supply import fetch_labels, find_parts
-    from bids_semantoks.atlases.transforms import join_cohort, name_transform
+    from bids_semantoks.atlases.supply import fetch_labels, find_parts, join_cohort, name_transform
 
     path = _find_entry(name)
     places = find_places(None, beside=path.parent)
@@ -149,7 +146,7 @@ def _fetch_weights(directory: Path, model: str) -> list[Path]:
 def _list_addresses(name: str, space: str) -> Iterator[tuple[str, Pin]]:
     """List the addresses of the files of an atlas for a space, from the recipe that is tried first."""
     from bids_semantoks.atlases.registry import load_entry
-    from bids_semantoks.atlases.transforms import join_cohort, load_published, name_transform
+    from bids_semantoks.atlases.supply import join_cohort, load_published, name_transform
 
     path = _find_entry(name)
     on_surfaces = space.startswith(_SURFACES)

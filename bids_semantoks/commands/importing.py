@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bids_semantoks.commands.running import run_command
-from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.errors import LegibleParser, show_hidden
 from bids_semantoks.runtime.logs import open_missing_streams
 
 _ID_COLUMNS = ("participant_id", "subject_id", "id")
@@ -20,8 +20,7 @@ _NEXT = """To embed them:
 
 def _import(options: argparse.Namespace) -> None:
     # NumPy, SciPy and nibabel would slow down --help.
-    from bids_semantoks.exchange.found_arrays import find_series
-    from bids_semantoks.exchange.importing import import_series
+    from bids_semantoks.exchange.importing import find_series, import_series
     from bids_semantoks.inputs.people_tables import read_phenotype_table
 
     people = read_phenotype_table(options.table, _ID_COLUMNS) if options.table else None

@@ -12,8 +12,7 @@ from typing import Final, NoReturn
 
 from bids_semantoks.commands.running import run_command
 from bids_semantoks.disk import open_folder
-from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
-from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.errors import ConfigurationError, LegibleParser, ModelError, ResourceError, show_hidden
 from bids_semantoks.runtime.downloads import is_offline
 from bids_semantoks.runtime.logs import open_missing_streams
 
@@ -35,7 +34,7 @@ def publish(
     from bids_semantoks.models.hub import CONFIG_FILE, HubName, parse_repository
     from bids_semantoks.models.weight_files import WEIGHTS_FILE
     from bids_semantoks.pretraining.card import Terms, write_model_card
-    from bids_semantoks.reports.figures_training import FIGURES
+    from bids_semantoks.reports.figures import FIGURES
 
     name = parse_repository(repository)
     if name != HubName(repository):

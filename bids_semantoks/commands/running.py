@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bids_semantoks.errors import InputError, ResourceError, SemantoksError
-from bids_semantoks.escaping import show_hidden
+from bids_semantoks.errors import InputError, ResourceError, SemantoksError, show_hidden
 from bids_semantoks.runtime.logs import show_log
 
 

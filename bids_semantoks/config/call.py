@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
-from bids_semantoks.config.options import check, option
-from bids_semantoks.config.rules import parse_rule
+from bids_semantoks.config.options import check, option, parse_rule
 from bids_semantoks.version import __version__, parse_version
 
 

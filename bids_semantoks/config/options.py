@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import types
 import typing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from bids_semantoks.errors import ConfigurationError
 
@@ -84,3 +86,45 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     check(type(value) is hint, f"{where} must be {hint.__name__}, found {value!r:.60}.")
     return value
+
+
+#: The longer operators first, so that >= is not read as > before a value that starts with =.
+_OPERATORS: Final = (">=", "<=", "!=", "==", ">", "<", "=")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A comparison that leaves out the runs that meet it."""
+
+    column: str
+    operator: str  # >, >=, <, <=, = or !=
+    value: str
+    text: str  # as written
+
+    @property
+    def number(self) -> float | None:
+        """The value as a number; None for text."""
+        try:
+            return float(self.value)
+        except ValueError:
+            return None
+
+
+def parse_rule(text: str) -> Rule:
+    """Parse ``COLUMN OP VALUE``, with or without spaces. Raises ConfigurationError for anything else."""
+    column, operator, value = "", "", ""
+    if found := re.search("|".join(map(re.escape, _OPERATORS)), text):
+        column, operator, value = text[: found.start()].strip(), found[0], text[found.end() :].strip()
+    check(
+        bool(column and value),
+        f"--exclude-by needs COLUMN OP VALUE with one of {', '.join(op for op in _OPERATORS if op != '==')}, "
+        f"found {text!r:.80}.",
+        "For example 'mean_fd>0.3', in quotes, since the shell would write to a file otherwise.",
+    )
+    rule = Rule(column=column, operator="=" if operator == "==" else operator, value=value, text=text)
+    check(
+        rule.operator in ("=", "!=") or (rule.number is not None and rule.number == rule.number),
+        f"--exclude-by {text!r:.80} compares with {value!r:.40}, which is not a number.",
+        "Compare text with = or !=.",
+    )
+    return rule

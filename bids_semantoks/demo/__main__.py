@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bids_semantoks.demo.study import write_parcellated, write_study
-from bids_semantoks.errors import ResourceError, SemantoksError
-from bids_semantoks.escaping import LegibleParser, show_hidden
+from bids_semantoks.errors import LegibleParser, ResourceError, SemantoksError, show_hidden
 from bids_semantoks.runtime.logs import show_log
 
 _NEXT = """Next, to see what would happen and to let it happen:

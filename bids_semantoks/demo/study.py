@@ -40,7 +40,7 @@ from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simula
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.records import CANONICAL_NETWORKS
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
 
 # Standard deviation of what denoising left behind in each parcel, over the neural signal's.
 RESIDUAL_NOISE: Final = 1.2

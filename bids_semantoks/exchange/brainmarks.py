@@ -25,7 +25,7 @@ from bids_semantoks.models.frozen import POOLINGS
 from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.records import Windows
 from bids_semantoks.signals.windows import build_windows
-from bids_semantoks.statistics.weights import weigh_windows
+from bids_semantoks.statistics.series import weigh_windows
 
 #: Spaces of the benchmark with a known parcel order: all parcels of the published encoder, or its cortex only.
 SPACES: Final = ("schaefer400_tians3_buckner7", "schaefer400")

@@ -1,4 +1,4 @@
-"""Write arrays as a BIDS dataset of parcellated series that the participant level reads. T volumes, P parcels."""
+"""Write arrays of any files as a BIDS dataset of parcellated series. T volumes, P parcels, N participants."""
 
 from __future__ import annotations
 
@@ -6,21 +6,214 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+import h5py
 import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
 
 from bids_semantoks.atlases.label_tables import build_label, load_label_table, rename_columns
 from bids_semantoks.atlases.series_atlas import list_orders, load_order
 from bids_semantoks.bids_names import format_label, parse_entities, sort_entities
-from bids_semantoks.disk import open_folder
-from bids_semantoks.errors import AtlasError, ConfigurationError, InputError, name_some
-from bids_semantoks.exchange.found_arrays import FoundSeries
+from bids_semantoks.disk import open_folder, read_array
+from bids_semantoks.errors import AtlasError, ConfigurationError, InputError, RunError, name_some
 from bids_semantoks.files import write_json, write_records, write_table, write_text
 from bids_semantoks.inputs.people_tables import Table, match_keys
 from bids_semantoks.outputs.dataset import BIDS_VERSION
 from bids_semantoks.records import Floats
-from bids_semantoks.runtime.progress import Progress
+from bids_semantoks.runtime.logs import Progress
+from bids_semantoks.signals.series_tables import read_columns
 from bids_semantoks.version import __version__
+
+_TABLES: Final = (".csv", ".tsv", ".txt", ".1D")
+_ARRAYS: Final = (".npy", ".npz", ".mat")
+
+#: Names of the variables in archives with the participant labels of a stack.
+_ID_NAMES: Final = ("participant_id", "participants", "subjects", "subject_id", "ids")
+
+_FIELDS: Final = ("sub", "ses", "task", "acq", "run")
+
+
+class FoundSeries(NamedTuple):
+    """Series of one run as found, before it is known which axis is time."""
+
+    where: str  # for messages: file, and position in it
+    labels: dict[str, str]  # BIDS entities; without sub if the participant is unknown
+    columns: tuple[str, ...]  # parcel names; empty if there are none
+    values: Floats  # (T, P), or (P, T) where there are no names
+    number: int = 0  # position in a stack, from 0
+    n_people: int = 0  # of the stack
+
+
+def find_series(paths: Sequence[Path], *, pattern: str, variable: str, n_people: int = 0) -> Iterator[FoundSeries]:
+    """Read the series of files one by one: tables, 2-D arrays, or the participants of a 3-D stack.
+
+    `pattern` reads labels from file names, such as ``*_{sub}_rois.csv``; empty for names in BIDS form. `variable` names
+    the array of an archive that has several; `n_people` is the number of participants of a stack, if known. Raises
+    InputError for unreadable or ambiguous files.
+    """
+    for path in paths:
+        if path.suffix in _TABLES:
+            try:
+                columns, values = read_columns(path)
+            except RunError as error:
+                raise InputError(str(error)) from error
+            names = () if all(name.isdecimal() for name in columns) else columns
+            yield FoundSeries(str(path), _read_labels(path, pattern), names, values)
+        elif path.suffix in _ARRAYS:
+            yield from _split(path, *_load(path, variable), pattern, n_people)
+        else:
+            known = ", ".join((*_TABLES, *_ARRAYS))
+            raise InputError(f"{path} has the extension {path.suffix or '(none)'}; expected {known}.")
+
+
+def _load(path: Path, variable: str) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """Load the array of a file, and the other arrays in it by name."""
+    try:
+        if path.suffix == ".npy":
+            return read_array(path), {}
+        arrays = _load_archive(path)
+    except (OSError, ValueError, NotImplementedError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error!s:.100}.") from error
+    series = [name for name, value in arrays.items() if _is_series(value)]
+    if variable and variable not in arrays:
+        raise InputError(f"{path} has no variable {variable}: found {', '.join(arrays) or 'none'}.")
+    if not variable and len(series) != 1:
+        raise InputError(
+            f"{path} has {len(series)} variables that could be series: {name_some(series) or 'none'}.",
+            hint="Choose one with --variable NAME.",
+        )
+    return arrays.pop(variable or series[0]), arrays
+
+
+def _is_series(value: NDArray[Any]) -> bool:
+    """Whether an array could be series; a MATLAB cell array has one series per participant."""
+    if value.dtype == object:
+        return value.ndim == 1 and value.size > 0 and all(np.ndim(one) == 2 and _is_series(one) for one in value)
+    return value.ndim in (2, 3) and min(value.shape) > 1 and bool(np.issubdtype(value.dtype, np.number))
+
+
+def _load_archive(path: Path) -> dict[str, NDArray[Any]]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    if h5py.is_hdf5(path):  # MATLAB 7.3, which writes the axes in reverse
+        with h5py.File(path) as file:
+            return {name: _read_cells(file, file[name]) for name in file if not name.startswith("#")}
+    found = loadmat(str(path), squeeze_me=False)
+    return {
+        name: value.ravel() if value.dtype == object else value
+        for name, value in found.items()
+        if not name.startswith("__") and isinstance(value, np.ndarray)
+    }
+
+
+def _read_cells(file: h5py.File, item: Any) -> NDArray[Any]:
+    values = item[()] if isinstance(item, h5py.Dataset) else np.empty(0)
+    if values.dtype != object:
+        return np.asarray(values).T
+    cells = np.empty(values.size, dtype=object)
+    cells[:] = [np.asarray(file[reference][()]).T for reference in values.T.ravel()]
+    return cells
+
+
+def _split(
+    path: Path, array: Any, beside: dict[str, NDArray[Any]], pattern: str, n_people: int
+) -> Iterator[FoundSeries]:
+    if array.dtype != object and array.ndim == 2:
+        yield FoundSeries(str(path), _read_labels(path, pattern), (), _check(array, str(path)))
+        return
+    if array.dtype != object and array.ndim != 3:
+        raise InputError(
+            f"{path} has an array of shape {array.shape} and type {array.dtype}; expected two or three dimensions."
+        )
+    ids = [_read_label(one, path) for name in _ID_NAMES if name in beside for one in beside[name].ravel()]
+    if array.dtype != object:
+        array = np.moveaxis(array, _find_people(array.shape, len(ids) or n_people, path), 0)
+    if ids and len(ids) != len(array):
+        raise InputError(f"{path} has series of {len(array)} participants, but {len(ids)} labels.")
+    for number, values in enumerate(array):
+        where = f"{path}, person {number + 1}"
+        labels = {"sub": ids[number]} if ids else {}
+        yield FoundSeries(where, labels, (), _check(values, where), number, len(array))
+
+
+def _find_people(shape: tuple[int, ...], n_people: int, path: Path) -> int:
+    """Find the axis of participants: that of their number, else the first, as NumPy's users stack."""
+    fitting = [axis for axis, size in enumerate(shape) if size == n_people]
+    if len(fitting) == 1 or (not n_people and path.suffix != ".mat"):
+        return fitting[0] if fitting else 0
+    if n_people and not fitting:
+        raise InputError(f"{path} has an array of shape {shape}, none of whose axes are {n_people} participants.")
+    raise InputError(
+        f"{path} has an array of shape {shape}, and it is unclear which axis is that of participants.",
+        hint="Give --table with one row per participant, or save one file per participant.",
+    )
+
+
+def _read_label(value: Any, path: Path) -> str:
+    """Read a participant label as archives hold it: text, bytes, a whole number, or the characters of MATLAB 7.3."""
+    found = np.asarray(value).ravel()
+    if found.dtype == np.uint16 and np.ndim(value):
+        text = "".join(map(chr, found))
+    elif found.size != 1:
+        raise InputError(f"{path} has a participant label of {found.size} values: {str(found.tolist())[:60]}.")
+    else:
+        one = found[0].decode(errors="replace") if isinstance(found[0], bytes) else found[0]
+        text = str(int(one)) if isinstance(one, float | np.floating) and float(one).is_integer() else str(one)
+    label = re.sub(r"[^A-Za-z0-9]", "", text.strip().removeprefix("sub-"))
+    if not label or "." in text:
+        raise InputError(f"{path} has a participant label that cannot be used: {text!r:.60}.")
+    return label
+
+
+def _check(values: Any, where: str) -> Floats:
+    if values.ndim != 2 or not values.size or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        raise InputError(
+            f"{where} has shape {values.shape} and type {values.dtype}; expected real numbers, volumes x parcels."
+        )
+    if np.isinf(numbers := np.asarray(values, dtype=np.float64)).any():
+        raise InputError(f"{where} contains infinite values.", hint="Use NaN for missing values.")
+    return numbers
+
+
+def _read_labels(path: Path, pattern: str) -> dict[str, str]:
+    """Read the labels of participant and run from a file name."""
+    if not pattern:
+        labels = {key: value for key, value in parse_entities(path.name).items() if key in _FIELDS}
+        if "sub" not in labels:
+            raise InputError(
+                f"The file name {path.name} has no participant label: expected sub-LABEL.",
+                hint="Describe the file names with --pattern '*_{sub}_rois.csv'.",
+            )
+        return labels
+    match = re.search(_compile(pattern), path.name)
+    if match is None:
+        raise InputError(f"The file name {path.name} does not match --pattern {pattern}.")
+    return {key: re.sub(r"[^A-Za-z0-9]", "", value) for key, value in match.groupdict().items() if value}
+
+
+def _compile(pattern: str) -> str:
+    """Turn a pattern of whole names into a regular expression; one with named groups is taken as it is. InputError
+    for other fields than those of `_FIELDS`."""
+    is_regular = "(?P<" in pattern
+    try:
+        fields = list(re.compile(pattern).groupindex) if is_regular else re.findall(r"\{(.*?)\}", pattern)
+    except re.error as error:
+        raise InputError(f"--pattern {pattern} is not a regular expression: {error}.") from error
+    if "sub" not in fields or len(set(fields)) < len(fields) or set(fields) - set(_FIELDS):
+        raise InputError(
+            f"--pattern {pattern} has the fields {', '.join(fields) or 'none'}.",
+            hint=f"Expected {{sub}} and, at most once each, {', '.join(f'{{{one}}}' for one in _FIELDS[1:])}.",
+        )
+    if is_regular:
+        return pattern
+    parts = re.split(r"\{(.*?)\}", pattern)
+    texts = [re.escape(part).replace(r"\*", ".*") for part in parts[::2]]
+    groups = [*(f"(?P<{name}>[A-Za-z0-9]+)" for name in fields), ""]
+    return f"^{''.join(text + group for text, group in zip(texts, groups, strict=True))}$"
+
 
 LOGGER = logging.getLogger("bids_semantoks")
 

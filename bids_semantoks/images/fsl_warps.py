@@ -12,9 +12,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.disk import check_content, check_size
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.images.fetched import check_content
-from bids_semantoks.images.sizes import check_size
 from bids_semantoks.images.volumes import DAMAGED, Volumes, check_compressed, one_line
 
 # NIfTI intent codes of FSL's spline and DCT coefficients (of FNIRT and of TOPUP). The code of a field says nothing

@@ -20,9 +20,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from bids_semantoks.disk import MOST_INFLATED, check_content, check_size
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.images.fetched import check_content
-from bids_semantoks.images.sizes import MOST_INFLATED, check_size
 
 _MAX_OFFSET = 1 << 28
 _SAME_AFFINE = 1e-3

@@ -1,4 +1,4 @@
-"""Hints when a layout finds nothing: another layout, another folder, or the names that exist."""
+"""Hints when a layout finds nothing: another layout or folder, an archive not unpacked, the names that exist."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.errors import name_some
-from bids_semantoks.inputs.layouts import find_files, has_files, list_layouts, load_layout
+from bids_semantoks.inputs.layouts import fill_pattern, find_files, has_files, list_layouts, load_layout
 from bids_semantoks.inputs.names import find_folders
-from bids_semantoks.inputs.pipelines import Layout
+from bids_semantoks.inputs.pipelines import Derivative, Layout
 
 _N_NAMES: Final = 3
 _N_FOLDERS: Final = 20
@@ -55,3 +55,18 @@ def _suggest(root: Path, layout: Layout) -> str:
         if has_files(root / folder, layout):
             return f"Did you mean BIDS_DIR {root / folder}?"
     return "Copy the layout to a JSON file, adapt its paths and pass that file to --layout."
+
+
+def describe_archives(derivative: Derivative, layout: Layout) -> str:
+    """Describe archives named like a participant folder that the layout expects but lacks; empty if none."""
+    root, packed = derivative.path, set()
+    for first in {path.split("/")[0] for pattern in layout.runs for path in pattern.bold if "/" in path}:
+        for _, values in find_files(root, f"{first}.zip"):
+            name = fill_pattern(first, values)
+            # Some unpack into a folder named after the participant.
+            if not (root / name).exists() and not (root / values["sub"]).exists():
+                packed.add(name)
+    if not packed:
+        return ""
+    some = min(packed)
+    return f"{len(packed)} archives have not been unpacked; for example, run `unzip {some}.zip -d {some}`."

@@ -16,8 +16,17 @@ from numpy.typing import NDArray
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import is_missing
-from bids_semantoks.inputs.missing_codes import find_suspects, parse_number, read_levels, spell
-from bids_semantoks.inputs.people_tables import Key, Table, find_roots, find_tables, match_keys
+from bids_semantoks.inputs.people_tables import (
+    Key,
+    Table,
+    find_roots,
+    find_suspects,
+    find_tables,
+    match_keys,
+    parse_number,
+    read_levels,
+    spell,
+)
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 
 LOGGER = logging.getLogger("bids_semantoks")

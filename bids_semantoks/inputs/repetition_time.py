@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, parse_name
+from bids_semantoks.disk import check_content
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import read_json
-from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.names import list_func_files
 from bids_semantoks.records import Run
 

@@ -13,11 +13,9 @@ from bids_semantoks.bids_names import BidsFile, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.accounting import UnreadRun
-from bids_semantoks.inputs.combined import choose_parts_or_whole
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.found import find_candidates
-from bids_semantoks.inputs.layout_archives import describe_archives
-from bids_semantoks.inputs.layout_hints import describe_nearest_files
+from bids_semantoks.inputs.found import choose_parts_or_whole, find_candidates
+from bids_semantoks.inputs.layout_hints import describe_archives, describe_nearest_files
 from bids_semantoks.inputs.layouts import find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, is_surface_file
 from bids_semantoks.inputs.pairing import Candidate, rank_density

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ConfigurationError, ModelError
-from bids_semantoks.models.encoder import compute_temporal_positions
-from bids_semantoks.models.initialise import compute_kernel_norm
+from bids_semantoks.models.encoder import compute_kernel_norm, compute_temporal_positions
 from bids_semantoks.models.parcels import NetworkLayout, default_layout
 from bids_semantoks.models.weight_files import WeightFile, find_part, list_names, read_weights
 from bids_semantoks.records import CANONICAL_NETWORKS

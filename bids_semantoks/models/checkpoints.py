@@ -24,7 +24,14 @@ from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
 from bids_semantoks.files import hash_text, open_atomic, read_json, read_text
 from bids_semantoks.models.authors import load_authors_checkpoint
-from bids_semantoks.models.encoder import Encoder, ProjectionHead
+from bids_semantoks.models.encoder import (
+    ENCODER_NAMES,
+    Encoder,
+    ProjectionHead,
+    build_encoder,
+    build_head,
+    read_encoder_config,
+)
 from bids_semantoks.models.hub import (
     AUTHORS_REPOSITORY,
     CONFIG_FILE,
@@ -36,7 +43,6 @@ from bids_semantoks.models.hub import (
     parse_repository,
     resolve_cache,
 )
-from bids_semantoks.models.initialise import ENCODER_NAMES, build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import NetworkLayout, choose_layout, default_layout, layout_from_json, layout_to_json
 from bids_semantoks.models.weight_files import (
     AUTHORS_FILE,

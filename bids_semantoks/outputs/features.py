@@ -1,4 +1,4 @@
-"""Features of the group: mean embeddings of participants, and the status of all runs they could come from."""
+"""Embeddings as stored: those of a run, and the features of the group with the status of all runs behind them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,84 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.bids_names import natural_key
+from bids_semantoks.bids_names import natural_key, parse_entities
+from bids_semantoks.disk import read_array
 from bids_semantoks.errors import name_some
-from bids_semantoks.files import write_array, write_json, write_records, write_text
-from bids_semantoks.images.sizes import read_array
-from bids_semantoks.outputs.embeddings import read_mean_embedding
-from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
-from bids_semantoks.statistics.weights import weigh_runs
+from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table, write_text
+from bids_semantoks.outputs.sidecars import check_table, describe_differences, describe_files, read_column_descriptions
+from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, read_statuses
+from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.statistics.series import weigh_runs, weigh_windows
+
+
+def write_embedding(
+    paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any], *, as_array: bool = False
+) -> None:
+    """Write the embedding of a run, the sidecar last; `sidecar` must have ``Settings`` and ``SignalsSHA256``. With
+    `as_array` the vectors go into a float32 array next to the table of windows."""
+    remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
+    n_windows, n_dims = embedding.vectors.shape
+    duration = np.full(n_windows, windows.duration)
+    meta = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
+    columns = ["window", "onset", "duration", "kept"]
+    files = [paths.embedding]
+    if as_array:
+        write_array(paths.vectors, embedding.vectors.astype(np.float32))
+        files.append(paths.vectors)
+    else:
+        columns += [f"dim{d:04d}" for d in range(1, n_dims + 1)]
+        meta = np.concatenate([meta, embedding.vectors.astype(np.float64)], axis=1)
+        paths.vectors.unlink(missing_ok=True)
+    write_table(paths.embedding, columns, meta)
+    if embedding.tokens is not None:
+        write_array(paths.tokens, embedding.tokens)
+        files.append(paths.tokens)
+    else:
+        # Old files may belong to other windows.
+        paths.tokens.unlink(missing_ok=True)
+    write_json(paths.embedding_sidecar, {**sidecar, **describe_files(files)})
+
+
+def remove_embedding(paths: OutputPaths, *, settings: Mapping[str, Any], signals_sha256: str) -> None:
+    """Remove an embedding of other signals or settings, sidecar first: it must not be mistaken for a current one.
+    One with the same settings is kept, since another process may have written it for the same run."""
+    there = read_sidecar(paths.embedding_sidecar)
+    if there and (there.get("SignalsSHA256") != signals_sha256 or describe_differences(there["Settings"], settings)):
+        for path in (paths.embedding_sidecar, paths.embedding, paths.vectors, paths.tokens):
+            path.unlink(missing_ok=True)
+
+
+def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
+    """Read the window embeddings of a run, (B, dims); RunFailed damaged_table."""
+    return read_window_table(paths)[1]
+
+
+def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
+    """Read the mean embedding (dims,) of a run over the windows that are used (`weigh_windows`), and their number;
+    RunFailed damaged_table."""
+    columns, vectors = read_window_table(paths)
+    weights = weigh_windows(columns["kept"], min_kept)
+    return int((weights > 0).sum()), weights @ vectors
+
+
+def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32]]:
+    """Read what is known of the windows of a run, (B,) by column, and their embeddings (B, dims); RunFailed
+    damaged_table."""
+    sidecar = read_sidecar(paths.embedding_sidecar) or {}
+    check_table(paths.embedding, sidecar)
+    names, values = read_table(paths.embedding)
+    n_meta = names.index("dim0001") if "dim0001" in names else len(names)
+    columns = {name: values[:, place] for place, name in enumerate(names[:n_meta])}
+    if n_meta < len(names):
+        return columns, values[:, n_meta:].astype(np.float32)
+    check_table(paths.vectors, sidecar)
+    return columns, read_array(paths.vectors).astype(np.float32)
+
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -212,3 +278,61 @@ def write_group_status(
     path = out_dir / "group_status.tsv"
     write_records(path, tuple(columns), [[row.get(name) for name in columns] for row in rows])
     write_json(path.with_suffix(".json"), columns, only_if_changed=True)
+
+
+#: Reasons of runs that were skipped or failed, as a text names them; others are shown as they are.
+_REASONS: Final = {
+    "too_short": "shorter than required",
+    "too_few_kept": "with too little data left",
+    "no_content": "without files on disk",
+    "no_mask": "without a brain mask",
+    "no_confounds": "without confounds",
+    "no_repetition_time": "without a usable repetition time",
+    "bad_confounds": "with unusable confounds",
+    "bad_image": "with unusable images",
+    "space_mismatch": "not in the space of the atlas",
+    "excluded": "excluded by quality control",
+    "other_preparation": "without signals in another preparation",
+    "low_coverage": "with low coverage of the atlas",
+    "out_of_memory": "out of memory",
+    "disk_full": "out of disk space",
+    "internal": "due to internal errors",
+}
+
+
+def count_cohort(
+    out_dir: Path,
+    used: Collection[str],
+    *,
+    is_wanted: Callable[[str], bool],
+    left_out: Mapping[str, tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    """Count participants and runs that are used and that are not, by the statuses of all calls.
+
+    `used` are stems of runs, `left_out` gives reason and message by stem where this call decides, and `is_wanted` tells
+    by its stem whether a run would have been used if it could. Returns ``participants``, ``runs``,
+    ``participants_out`` (who have no run in use), ``runs_out`` and ``reasons`` (phrases).
+    """
+    inside = set(used)
+    out = {stem: reason for stem, (reason, _) in (left_out or {}).items()}
+    for name, status in read_statuses(out_dir):
+        stem = name.partition("_desc-")[0]
+        if status["status"] != "ok" and is_wanted(stem):
+            out.setdefault(stem, str(status.get("reason", "")))
+    out = {stem: reason for stem, reason in out.items() if stem not in inside}
+    people, others = ({parse_entities(stem)["sub"] for stem in stems} for stems in (inside, out))
+    counts = Counter(out.values()).most_common()
+    return {
+        "participants": len(people),
+        "runs": len(inside),
+        "participants_out": len(others - people),
+        "runs_out": len(out),
+        "reasons": [f"{count} {_REASONS.get(reason, reason.replace('_', ' '))}" for reason, count in counts],
+    }
+
+
+def count_planned(paths: Sequence[OutputPaths]) -> dict[str, Any] | None:
+    """Count the runs of a participant call, as `count_cohort`; None while none is complete."""
+    used = [one.stem for one in paths if (one.embedding_sidecar if one.model else one.signals_sidecar).is_file()]
+    stems = {one.stem for one in paths}
+    return count_cohort(paths[0].out_dir, used, is_wanted=stems.__contains__) if used else None

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from bids_semantoks.config.options import from_json, to_json
-from bids_semantoks.errors import ConfigurationError, ModelError
-from bids_semantoks.escaping import escape_markdown
+from bids_semantoks.errors import ConfigurationError, ModelError, escape_markdown
 from bids_semantoks.files import hash_file, open_atomic, read_json, write_json, write_text
 from bids_semantoks.outputs.credits import build_hub_header
 from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval

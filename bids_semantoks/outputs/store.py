@@ -14,10 +14,15 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, format_label, parse_entities
 from bids_semantoks.files import read_object, read_table, write_json, write_table
-from bids_semantoks.outputs.connectivity import find_forms, write_connectivity
-from bids_semantoks.outputs.coverage import write_coverage
-from bids_semantoks.outputs.damage import check_table, describe_files
-from bids_semantoks.outputs.sidecars import build_uri, is_made_alike, is_sidecar, read_status
+from bids_semantoks.outputs.connectivity import find_forms, write_connectivity, write_coverage
+from bids_semantoks.outputs.sidecars import (
+    build_uri,
+    check_table,
+    describe_files,
+    is_made_alike,
+    is_sidecar,
+    read_status,
+)
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 
 LOGGER = logging.getLogger("bids_semantoks")

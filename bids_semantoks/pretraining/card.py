@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.escaping import escape_markdown
+from bids_semantoks.errors import escape_markdown
 from bids_semantoks.files import read_table, write_json, write_text
 from bids_semantoks.outputs.credits import build_hub_header
 from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.reports.figures_training import FIGURES
+from bids_semantoks.reports.figures import FIGURES
 
 CARD_FILE: Final = "README.md"
 LOG_FILE: Final = "training_log.tsv"

@@ -14,10 +14,10 @@ from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
+from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.runtime.progress import Progress
 from bids_semantoks.signals.cleaning import count_padding
-from bids_semantoks.signals.gaps import fill_gaps
+from bids_semantoks.signals.filters import fill_gaps
 from bids_semantoks.signals.windows import resample, select_signals, zscore
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
 

@@ -15,13 +15,12 @@ from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, T
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_text, hash_values, read_json
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
-from bids_semantoks.models.encoder import Encoder
-from bids_semantoks.models.initialise import read_encoder_config
+from bids_semantoks.models.encoder import Encoder, read_encoder_config
 from bids_semantoks.models.parcels import NetworkLayout, build_layout, layout_to_json
 from bids_semantoks.models.tokenizer import StructuredBranch, join_scales
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.quality.cleaning import describe_cleaning
+from bids_semantoks.quality.fit import describe_cleaning
 from bids_semantoks.training.batches import check_participants, choose_batch_size
 from bids_semantoks.training.packed import SignalView
 

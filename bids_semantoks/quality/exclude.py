@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, parse_entities
 from bids_semantoks.config import SelectionConfig
-from bids_semantoks.config.rules import Rule, parse_rule
+from bids_semantoks.config.options import Rule, parse_rule
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import format_cell, read_text
 from bids_semantoks.inputs.selection import normalise_value

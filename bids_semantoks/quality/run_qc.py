@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import read_object, read_rows, write_json
-from bids_semantoks.outputs.embeddings import read_embedding
+from bids_semantoks.outputs.features import read_embedding
 from bids_semantoks.outputs.sidecars import find_maker
 from bids_semantoks.outputs.store import OutputPaths, read_sidecar
 from bids_semantoks.quality.fit import GREEN, find_worst, judge_fit

@@ -25,9 +25,8 @@ from bids_semantoks.reports.figures import (
     start_figure,
     write_figure,
 )
-from bids_semantoks.reports.networks import spread
 from bids_semantoks.reports.palette_images import COVERAGE, GREYS, RED_BLUE, from_base64
-from bids_semantoks.reports.pictures import shorten_label
+from bids_semantoks.reports.pictures import shorten_label, spread
 from bids_semantoks.reports.run_data import N_BINS, read_coverage, read_run_data
 
 if TYPE_CHECKING:

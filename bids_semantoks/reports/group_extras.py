@@ -1,4 +1,4 @@
-"""The sections of the group report about the audit, task blocks and scaling, from their tables."""
+"""The sections of the group report about added value, audit, task blocks and scaling, from their tables."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from markupsafe import Markup
 from pandas import DataFrame
 
 from bids_semantoks.files import read_json
-from bids_semantoks.outputs.group_tables import read_group_table
+from bids_semantoks.outputs.group_tables import ProbeTables, read_group_table
 from bids_semantoks.outputs.group_words import (
     METRIC_NAMES,
+    MODEL_NAMES,
     describe_p,
     format_difference,
     format_number,
@@ -240,3 +241,56 @@ def _sign(value: float, digits: int = 2) -> str:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def build_added(stored: ProbeTables, encoder: Any) -> Section | None:
+    """Tabulate what encoders add to connectivity and covariates; None if there is neither."""
+    rows = stored.find_scores(encoder.phenotype, "added")
+    if not rows:
+        return None
+    alone = {row.model: row for row in stored.find_scores(encoder.phenotype, "baseline")}
+    label = METRIC_NAMES[encoder.metric]
+    return Section(
+        anchor="",
+        title="Added value of the encoder",
+        short="",
+        sentences=[
+            *describe_added(rows),
+            "The predictions of both models are averaged and scored on the same folds: values as they are, classes as "
+            "log odds in units of their standard deviation in the training part. The test is a corrected resampled t "
+            "test.",
+        ],
+        graphics=[],
+        columns=["models", label, f"{label} without the encoder", "added", "p (Holm)"],
+        lines=[_build_line(row, alone[row.compared_with]) for row in rows if row.compared_with in alone],
+    )
+
+
+def describe_added(rows: Sequence[Any]) -> list[str]:
+    """Describe in one sentence each what encoders add to a baseline."""
+    return [
+        f"{name_parts(row).partition(' + ')[2]} adds {format_difference(row)} to {METRIC_NAMES[row.metric]} of "
+        f"{name_base(row)} ({describe_p(row.difference_p_holm)} after Holm)."
+        for row in rows
+        if not math.isnan(row.difference_p_holm)
+    ]
+
+
+def name_base(row: Any) -> str:
+    """Return the display name of a row's baseline."""
+    return str(MODEL_NAMES.get(row.compared_with, row.compared_with))
+
+
+def name_parts(row: Any) -> str:
+    """Return the display names of both models of a row: ``Pearson connectivity + RandomTiny``."""
+    return f"{name_base(row)} + {row.model.removeprefix(f'{row.compared_with} + ')}"
+
+
+def _build_line(row: Any, alone: Any) -> list[str]:
+    return [
+        name_parts(row),
+        format_score(row),
+        format_score(alone),
+        format_difference(row),
+        format_p(row.difference_p_holm),
+    ]

@@ -28,7 +28,7 @@ from bids_semantoks.outputs.group_words import (
 )
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures_probes import draw_classes, draw_models, draw_pair, draw_values
-from bids_semantoks.reports.group_added import build_added
+from bids_semantoks.reports.group_extras import build_added
 from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section
 from bids_semantoks.reports.scatter_charts import build_predictions, name_people
 from bids_semantoks.reports.vector_charts import Bar, Column, build_calibration, build_models, build_pair, build_roc

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bids_semantoks.disk import is_full
-from bids_semantoks.escaping import replace_hidden
+from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import write_text
-from bids_semantoks.outputs.templates import load_template
+from bids_semantoks.outputs.methods import load_template
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
-from bids_semantoks.escaping import replace_hidden
+from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import read_object, read_rows, read_table, write_text
-from bids_semantoks.outputs.damage import check_table
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
+from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
-from bids_semantoks.quality.verdict import Verdict, judge, judge_run, measure_run
+from bids_semantoks.quality.limits import Verdict, judge, judge_run, measure_run
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
 from bids_semantoks.reports.pictures import (
     PALETTES,

@@ -20,9 +20,8 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.selection import check_known, read_labels
 from bids_semantoks.outcomes import record_redrawn
-from bids_semantoks.outputs.cohort import count_cohort
 from bids_semantoks.outputs.dataset import read_atlas_table
-from bids_semantoks.outputs.features import describe_weights
+from bids_semantoks.outputs.features import count_cohort, describe_weights
 from bids_semantoks.outputs.methods import read_methods, write_citation
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_statuses, find_stored_kinds, find_stored_runs

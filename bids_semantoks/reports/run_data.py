@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from bids_semantoks.disk import is_full
 from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_rows, read_table
-from bids_semantoks.outputs.damage import check_table
+from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
 from bids_semantoks.records import ParcelSignals
-from bids_semantoks.reports.networks import NetworkOrder, sort_by_network
 from bids_semantoks.reports.palette_images import (
     ABSENT,
     ABSENT_COLOUR,
@@ -36,8 +35,9 @@ from bids_semantoks.reports.palette_images import (
     from_base64,
     to_base64,
 )
-from bids_semantoks.statistics.connectivity import compute_connectivity
-from bids_semantoks.statistics.traces import compute_dvars, compute_global, thin_columns, zscore_rows
+from bids_semantoks.reports.pictures import NetworkOrder, sort_by_network
+from bids_semantoks.statistics.baselines import compute_connectivity
+from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
 
 LOGGER = logging.getLogger("bids_semantoks")
 

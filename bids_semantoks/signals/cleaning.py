@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.records import Bools, Floats
-from bids_semantoks.signals.filters import design_butterworth, filter_both_ways
-from bids_semantoks.signals.gaps import GAPS, fill_gaps
+from bids_semantoks.signals.filters import GAPS, design_butterworth, fill_gaps, filter_both_ways
 
 MIN_FREEDOM: Final = 5
 """Kept volumes that must remain beyond the regressors and the linear trend."""

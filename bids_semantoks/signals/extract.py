@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import SignalsConfig
+from bids_semantoks.disk import check_content
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
-from bids_semantoks.images.fetched import check_content
 from bids_semantoks.images.fsl_warps import check_warp
 from bids_semantoks.images.volumes import Volumes, is_surface, load_volumes
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
@@ -25,10 +25,9 @@ from bids_semantoks.signals.cleaning import (
 )
 from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
-from bids_semantoks.signals.native_means import extract_native_means
 from bids_semantoks.signals.regressors import Regressors, has_confounds, select_regressors, select_volumes
 from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_means, load_surface_series
-from bids_semantoks.signals.volume_means import ParcelMeans, extract_means
+from bids_semantoks.signals.volume_means import ParcelMeans, extract_means, extract_native_means
 
 #: Share of the pass band's degrees of freedom below which a warning is given.
 _LITTLE_FREEDOM = 0.3

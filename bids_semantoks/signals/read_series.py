@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import PREFIX, is_numbered, locate_columns
+from bids_semantoks.disk import check_content
 from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.files import hash_file, read_json, read_object, read_rows
-from bids_semantoks.images.fetched import check_content
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty, is_in_range
-from bids_semantoks.signals.confounds import ConfoundsTable, read_censored
-from bids_semantoks.signals.motion import read_filtered
+from bids_semantoks.signals.confounds import ConfoundsTable, read_censored, read_filtered
 from bids_semantoks.signals.series_tables import TRANSPOSED, read_columns, refuse_table
 
 

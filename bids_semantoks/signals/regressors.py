@@ -13,9 +13,16 @@ from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import parse_json
 from bids_semantoks.records import Bools, FilteredMotion, Floats, Run
-from bids_semantoks.signals.confounds import ConfoundsTable, count_cosines, load_movement, read_censored, read_text
+from bids_semantoks.signals.confounds import (
+    ConfoundsTable,
+    count_cosines,
+    filter_motion,
+    load_movement,
+    read_censored,
+    read_filtered,
+    read_text,
+)
 from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PERIOD, MODELS, Denoising
-from bids_semantoks.signals.motion import filter_motion, read_filtered
 
 _DISPLACEMENT: Final = "framewise_displacement"
 _NO_SCRUBBING: Final = "Remove --fd-threshold, or provide this column."

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import is_numbered
+from bids_semantoks.disk import check_content, check_size, read_array
 from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
 from bids_semantoks.files import decode_text, is_missing, read_cells, split_lines
-from bids_semantoks.images.fetched import check_content
-from bids_semantoks.images.sizes import check_size, read_array
 from bids_semantoks.images.volumes import DAMAGED, one_line
 from bids_semantoks.records import Floats, Run
 

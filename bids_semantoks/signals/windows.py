@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.records import Bools, Floats, Windows
 from bids_semantoks.signals.cleaning import count_padding, find_varying
-from bids_semantoks.signals.filters import design_butterworth, filter_both_ways
-from bids_semantoks.signals.gaps import fill_gaps
+from bids_semantoks.signals.filters import design_butterworth, fill_gaps, filter_both_ways
 
 _SAME_TR: Final = 1e-6
 _LENGTH_SLACK: Final = 1e-6

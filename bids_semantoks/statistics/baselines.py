@@ -152,3 +152,20 @@ def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures
 def build_chance(n_rows: int) -> TableFeatures:
     """Build a table without columns: the model that predicts class frequencies or the mean."""
     return TableFeatures(name="chance", values=np.zeros((n_rows, 0)))
+
+
+def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels.
+
+    Dropped rows and absent columns of `values` are NaN.
+    """
+    absent = np.isnan(values).all(axis=0)
+    kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
+    centred = kept - kept.mean(axis=0)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    # A constant parcel has no correlation, not even with itself.
+    norm[norm == 0] = np.nan
+    unit = centred / norm
+    matrix = np.full((values.shape[1],) * 2, np.nan)
+    matrix[np.ix_(~absent, ~absent)] = np.clip(unit.T @ unit, -1.0, 1.0)
+    return matrix

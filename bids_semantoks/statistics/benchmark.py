@@ -19,10 +19,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bids_semantoks.records import Indices
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable, compute_probabilities
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_random_splits
-from bids_semantoks.statistics.targets import Target
 
 #: Its seed of splits; repetition r, from 0, is drawn with this + 1 + r.
 SEED: Final = 4466

@@ -13,10 +13,9 @@ from scipy.special import expit, logit
 
 from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.folds import run_folds
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable, compute_probabilities
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.spans import Features, Span
 from bids_semantoks.statistics.splits import Split, build_inner_folds
-from bids_semantoks.statistics.targets import Target
 
 N_INNER_FOLDS = 5
 

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.conformal import compare_means
 from bids_semantoks.statistics.linear import fit_classes, fit_values
-from bids_semantoks.statistics.predictions import compute_probabilities
+from bids_semantoks.statistics.predictions import Target, compute_probabilities
 from bids_semantoks.statistics.spans import Scaling, TableFeatures, rotate_table
 from bids_semantoks.statistics.splits import Split
-from bids_semantoks.statistics.targets import Target
 
 #: Main axes of the features that a predictor keeps to judge how unusual people are.
 _N_AXES: Final = 10

@@ -18,10 +18,9 @@ from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.folds import run_folds
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import Score, compute_fold_scores
-from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.predictions import Predictions, Target
 from bids_semantoks.statistics.spans import Features
 from bids_semantoks.statistics.splits import Split
-from bids_semantoks.statistics.targets import Target
 
 _MIN_ORDERS: Final = 20
 

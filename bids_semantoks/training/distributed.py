@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
 from bids_semantoks.errors import ResourceError, TrainingDiverged, TrainingStopped
-from bids_semantoks.runtime.launch import read_launch
+from bids_semantoks.runtime.resources import read_launch
 
 # The first process packs the signals while the others wait; that may take hours.
 _PATIENCE = datetime.timedelta(hours=24)

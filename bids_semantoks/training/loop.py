@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ResourceError, TrainingStopped
 from bids_semantoks.models.frozen import PRECISIONS
-from bids_semantoks.runtime.signals import STOPPING, handle_signals
+from bids_semantoks.runtime.resources import STOPPING, handle_signals
 from bids_semantoks.training import batches
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
 from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bids_semantoks.errors import TrainingDiverged
-from bids_semantoks.runtime.progress import Pace, draw_bar
+from bids_semantoks.runtime.logs import Pace, draw_bar
 from bids_semantoks.training.distill import StepReport
 from bids_semantoks.training.schedules import Schedules, StepSettings
 

@@ -16,8 +16,8 @@ from bids_semantoks.analyses.estimate import check_resources, choose_fold_thread
 from bids_semantoks.config import ProbingConfig, RunningConfig
 from bids_semantoks.errors import ResourceError
 from bids_semantoks.runtime.resources import find_memory_limit
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 
 def plan(

@@ -1,7 +1,10 @@
 """Files of atlases come from the place that the user prefers, only when they have content; presets and checksums."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
+import logging
 import re
 import zipfile
 from pathlib import Path
@@ -9,12 +12,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers import surface_files as made
 from helpers.bold_files import AFFINE, LABELS, SPACE, write_atlas
 
 from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import (
     LabelFile,
     Places,
+    describe_unused,
     find_archived,
     find_entry,
     find_file,
@@ -24,7 +29,7 @@ from bids_semantoks.atlases.registry import (
     is_there,
     load_entry,
 )
-from bids_semantoks.atlases.transforms import name_transform
+from bids_semantoks.atlases.supply import name_transform
 from bids_semantoks.errors import AtlasError
 from bids_semantoks.files import hash_content
 from bids_semantoks.models.parcels import default_layout, match_parcels
@@ -259,3 +264,78 @@ def test_a_file_counts_wherever_it_lies_in_a_given_directory(tmp_path):
     assert find_file(image, find_places(tmp_path)) == tmp_path / "x/own.nii"
     archived = write(tmp_path / "flow" / "tpl-Own_atlas-A_dseg.nii.gz")
     assert find_archived(ARCHIVED, find_places(tmp_path)) == archived
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("BIDS_SEMANTOKS_CACHE_DIR", "TEMPLATEFLOW_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "no" / name))
+
+
+def write_entry(folder):
+    """A registry entry of one image, which lies in a folder of its own."""
+    write_atlas(folder / "given", name="own")
+    next((folder / "given").glob("*_dseg.nii.gz")).rename(folder / "given" / "own.nii.gz")
+    (folder / "parcels.tsv").write_text("index\tlabel\tnetwork_label\n1\ta\tVis\n2\tb\tVis\n3\tc\tVis\n")
+    part = {"files": ["own.nii"], "values": [[1, 3]], "parcels": [[1, 3]], "licence": "free", "source": "made here"}
+    content = {"name": "Own", "table": "parcels.tsv", "spaces": [{"space": SPACE, "alternatives": [[part]]}]}
+    (folder / "Own.json").write_text(json.dumps(content))
+    return folder / "Own.json"
+
+
+def test_each_reason_is_told(tmp_path):
+    names = {
+        "Tian_Subcortex_S3_3T.nii": "x",
+        "below/atl-Buckner7_space-MNI_dseg.nii": "",
+        "Tian_Subcortex_S3_3T_1mm.nii.gz": "x",
+        "Tian_Subcortex_S3_3T_2009cAsym.nii": "x",
+        "lh.Schaefer2018_400Parcels_7Networks_order.annot": "x",
+        "tpl-MNIInfant_from-SomewhereElse_mode-image_xfm.h5": "x",
+        "brain.nii.gz": "x",
+        "notes.txt": "x",
+        "used.nii": "x",
+    }
+    for name, content in names.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    entry, places = load_entry(find_registry() / "Schaefer400Tian3Buckner7.json"), find_places(tmp_path)
+    text = describe_unused(entry, SPACE, places, [tmp_path / "used.nii"])
+    for line in (
+        "Tian_Subcortex_S3_3T.nii (another file was preferred)",
+        "below/atl-Buckner7_space-MNI_dseg.nii",
+        "Tian_Subcortex_S3_3T_1mm.nii.gz",
+        "Tian_Subcortex_S3_3T_2009cAsym.nii (for data in MNI152NLin2009cAsym)",
+        "lh.Schaefer2018_400Parcels_7Networks_order.annot (for data on surfaces and Schaefer400Tian3Buckner7)",
+        "_xfm.h5 (a transform to another space)",
+        "brain.nii.gz (not a file of Schaefer400Tian3Buckner7)",
+    ):
+        assert line in text
+    assert "notes" not in text
+    assert "used.nii" not in text
+    with pytest.raises(AtlasError, match=r"1mm.nii.gz.*below/atl-Buckner7") as caught:
+        load_atlas("Schaefer400Tian3Buckner7", space=SPACE, directory=tmp_path)
+    assert "brain.nii.gz" not in str(caught.value)
+
+
+def test_what_is_left_is_named_in_the_log(tmp_path, caplog):
+    entry = write_entry(tmp_path)
+    folder = tmp_path / "given"
+    (folder / "third.nii.gz").touch()
+    with caplog.at_level(logging.INFO, "bids_semantoks"):
+        load_atlas(entry, space=SPACE, directory=folder)
+    assert all(part in caplog.text for part in (f"{folder}:", "third.nii.gz"))
+
+
+def test_parcels_without_a_file_on_surfaces_are_counted(tmp_path, caplog):
+    entry = write_entry(tmp_path)
+    made.write_dlabel(tmp_path / "own.dlabel.nii")
+    common = {"licence": "free", "source": "made here"}
+    part = {"files": ["own.dlabel.nii"], "values": [[1, 2]], "parcels": [[1, 2]]} | common
+    rest = {"files": ["rest.nii"], "values": [[1, 1]], "parcels": [[3, 3]], "space": SPACE} | common
+    surfaces = [{"space": "fsLR", "alternatives": [[part, rest], [part]]}]
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"surfaces": surfaces}))
+    (tmp_path / "given" / "rest.nii.gz").touch()
+    load_surface_atlas(entry, space="fsLR", directory=tmp_path / "given")
+    assert all(part in caplog.text for part in ("1 parcels", "rest.nii"))

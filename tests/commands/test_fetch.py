@@ -24,7 +24,7 @@ from helpers.transforms import Composite
 from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks import errors
-from bids_semantoks.atlases import supply, transforms
+from bids_semantoks.atlases import supply
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import load_entry
@@ -112,7 +112,7 @@ def write_registry(tmp_path, address, monkeypatch, **changes):
     monkeypatch.setattr("bids_semantoks.atlases.registry.find_registry", lambda: registry)
     monkeypatch.setattr(supply, "TEMPLATEFLOW_SERVER", address)
     Composite(shape=(21, 21, 21), size=2.0).write(served / XFM)
-    monkeypatch.setattr(transforms, "TEMPLATEFLOW_SERVER", address)
+    monkeypatch.setattr(supply, "TEMPLATEFLOW_SERVER", address)
     forget(monkeypatch)
     return registry
 

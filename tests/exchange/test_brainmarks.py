@@ -20,7 +20,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.exchange.brainmarks import SPACES, build_model, find_parcels, register
 from bids_semantoks.models.frozen import POOLINGS
 from bids_semantoks.signals.windows import build_windows
-from bids_semantoks.statistics.weights import weigh_windows
+from bids_semantoks.statistics.series import weigh_windows
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,7 @@ from scipy.io import savemat
 
 from bids_semantoks.atlases.series_atlas import load_order
 from bids_semantoks.errors import AtlasError, ConfigurationError, InputError
-from bids_semantoks.exchange.found_arrays import find_series
-from bids_semantoks.exchange.importing import import_series
+from bids_semantoks.exchange.importing import find_series, import_series
 from bids_semantoks.inputs.people_tables import read_phenotype_table
 
 PARCELS = load_order("Schaefer400-7Networks")

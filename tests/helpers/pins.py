@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bids_semantoks.atlases import supply, transforms
+from bids_semantoks.atlases import supply
 from bids_semantoks.runtime.downloads import UNKNOWN
 
 
 def forget(monkeypatch):
     """Let files and transforms of any content pass for the published ones."""
     monkeypatch.setattr(supply.Part, "pin", UNKNOWN)
-    known = dict.fromkeys(transforms.load_published(), UNKNOWN)
-    monkeypatch.setattr(transforms, "load_published", lambda: known)
+    known = dict.fromkeys(supply.load_published(), UNKNOWN)
+    monkeypatch.setattr(supply, "load_published", lambda: known)

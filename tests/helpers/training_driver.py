@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bids_semantoks.config import EncoderConfig, TrainingConfig, to_json
-from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.pretraining.card import TrainingLog
 from bids_semantoks.training.distill import TeacherStudent

@@ -10,8 +10,7 @@ import torch
 from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.authors import load_authors_checkpoint
 from bids_semantoks.models.checkpoints import assign_tensors
-from bids_semantoks.models.encoder import Encoder, ProjectionHead
-from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.encoder import Encoder, ProjectionHead, build_encoder, build_head
 from bids_semantoks.models.parcels import NetworkLayout
 from bids_semantoks.training.distill import TeacherStudent, ViewBatch
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.missing_codes import parse_number
+from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import (
     build_phenotype,
     check_cells,

@@ -8,7 +8,7 @@ import torch
 
 from bids_semantoks.errors import ModelError, ResourceError
 from bids_semantoks.models.checkpoints import load_encoder, write_checkpoint
-from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.models.parcels import default_layout
 
 

@@ -12,8 +12,8 @@ import torch
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
 from bids_semantoks.models.checkpoints import LoadedEncoder, load_encoder
+from bids_semantoks.models.encoder import build_encoder
 from bids_semantoks.models.frozen import FrozenEncoder, find_clip_patches, find_real_patches, resolve_device
-from bids_semantoks.models.initialise import build_encoder
 from bids_semantoks.models.parcels import ParcelMatch, match_parcels
 
 HAS_CUDA = torch.cuda.is_available()

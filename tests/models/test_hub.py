@@ -12,8 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.checkpoints import load_encoder, write_checkpoint
+from bids_semantoks.models.encoder import build_encoder
 from bids_semantoks.models.hub import HubName, find_origin, label_folder, load_from_hub, parse_repository
-from bids_semantoks.models.initialise import build_encoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bids_semantoks.models.initialise import build_encoder
+from bids_semantoks.models.encoder import build_encoder
 from bids_semantoks.models.tokenizer import DenseBranch, FreeBranch, StructuredBranch
 
 M, P_N, V, OUTPUTS = 3, 7, 20, 26

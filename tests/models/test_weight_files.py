@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bids_semantoks.errors import ModelError
 from bids_semantoks.models.checkpoints import load_encoder, write_checkpoint
-from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.encoder import build_encoder, build_head
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from bids_semantoks.errors import RunFailed
+from bids_semantoks.files import read_table
+from bids_semantoks.outputs import features as features_module
 from bids_semantoks.outputs.features import (
+    count_cohort,
+    count_planned,
     describe_sessions,
     keep_first_sessions,
     remove_features,
@@ -120,3 +127,114 @@ def test_wide_features_are_an_array_whose_rows_go_with_their_participants(tmp_pa
     write_features(tmp_path, atlas="Own", model="Wide", description="", rows=rows, as_array=True)
     remove_features(tmp_path, atlas="Own", model="Wide", participants=set("123"))
     assert list(path.parent.iterdir()) == []
+
+
+P, B, DIMS = 13, 5, 7
+
+
+EMBEDDING_SIDECAR = {"Settings": {"a": 1}, "SignalsSHA256": "0f"}
+
+
+def test_embedding_round_trip(paths, windows, embedding):
+    features_module.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
+    np.testing.assert_array_equal(features_module.read_embedding(paths), embedding.vectors)
+    columns, rows = read_table(paths.embedding)
+    assert columns[:5] == ("window", "onset", "duration", "kept", "dim0001")
+    np.testing.assert_array_equal(rows[:, 1], windows.onset)
+    assert np.load(paths.tokens).shape == embedding.tokens.shape
+
+
+@pytest.mark.parametrize(
+    ("changed", "stays"), [({}, True), ({"Settings": {"a": 2}}, False), ({"SignalsSHA256": "1e"}, False)]
+)
+def test_sidecar_of_another_embedding_goes_first(paths, windows, embedding, monkeypatch, changed, stays):
+    features_module.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
+    monkeypatch.setattr(features_module, "write_table", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    with pytest.raises(OSError, match="killed here"):
+        features_module.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR | changed)
+    for path in (paths.embedding_sidecar, paths.embedding, paths.tokens):
+        assert path.is_file() == stays
+
+
+def test_tokens_of_another_call_do_not_stay(paths, windows, embedding):
+    features_module.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
+    without = dataclasses.replace(embedding, tokens=None)
+    features_module.write_embedding(paths, windows, without, EMBEDDING_SIDECAR | {"SignalsSHA256": "1e"})
+    assert not paths.tokens.exists()
+
+
+def test_wide_embeddings_are_an_array_beside_the_table(paths, windows, embedding):
+    features_module.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR, as_array=True)
+    assert read_table(paths.embedding)[0] == ("window", "onset", "duration", "kept")
+    assert np.load(paths.vectors).dtype == np.float32
+    np.testing.assert_array_equal(features_module.read_embedding(paths), embedding.vectors)
+    n_windows, mean = features_module.read_mean_embedding(paths, 0.6)
+    array = features_module.read_mean_embedding(paths, None)[1]
+    np.testing.assert_allclose(array, embedding.vectors.mean(axis=0, dtype=np.float64))
+    features_module.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR)
+    assert not paths.vectors.exists()
+    again = features_module.read_mean_embedding(paths, 0.6)
+    assert n_windows == again[0] == 4
+    np.testing.assert_array_equal(mean, again[1])
+
+
+def test_a_damaged_array_is_not_read(paths, windows, embedding):
+    features_module.write_embedding(paths, windows, embedding, EMBEDDING_SIDECAR, as_array=True)
+    np.save(paths.vectors, np.load(paths.vectors) + 1)
+    with pytest.raises(RunFailed, match=r"_embedding\.npy"):
+        features_module.read_embedding(paths)
+
+
+def write_status(out_dir, name, status, reason=""):
+    path = out_dir / "logs" / "runs" / f"{name}_status.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"status": status, "reason": reason, "message": "m"}))
+
+
+def write_study(out_dir):
+    write_status(out_dir, "sub-01_task-rest_run-1_desc-Tiny", "ok")
+    write_status(out_dir, "sub-01_task-rest_run-2_desc-Tiny", "skipped", "too_few_kept")
+    write_status(out_dir, "sub-02_task-rest_desc-Tiny", "skipped", "already_done")
+    write_status(out_dir, "sub-03_task-rest_desc-Tiny", "failed", "bad_image")
+    write_status(out_dir, "sub-04_task-rest_desc-Tiny", "failed", "mystery_reason")
+    write_status(out_dir, "sub-05_task-other_desc-Tiny", "failed", "bad_image")
+
+
+def test_runs_are_in_or_out_once_with_the_reason_of_this_call_first(tmp_path):
+    write_study(tmp_path)
+    used = ["sub-01_task-rest_run-1", "sub-02_task-rest"]
+    found = count_cohort(
+        tmp_path,
+        used,
+        is_wanted=lambda stem: "task-rest" in stem,
+        left_out={"sub-06_task-rest": ("too_few_kept", "9 s"), "sub-03_task-rest": ("low_coverage", "0.1")},
+    )
+    assert found == {
+        "participants": 2,
+        "runs": 2,
+        "participants_out": 3,
+        "runs_out": 4,
+        "reasons": ["2 with too little data left", "1 with low coverage of the atlas", "1 mystery reason"],
+    }
+
+
+def test_a_run_that_is_used_now_is_not_out_for_what_an_earlier_call_said(tmp_path):
+    write_study(tmp_path)
+    found = count_cohort(tmp_path, ["sub-03_task-rest"], is_wanted=lambda stem: stem == "sub-03_task-rest")
+    assert found == {"participants": 1, "runs": 1, "participants_out": 0, "runs_out": 0, "reasons": []}
+
+
+def test_a_call_counts_its_own_runs_once_one_is_complete(tmp_path):
+    write_study(tmp_path)
+    stems = ("sub-01_task-rest_run-1", "sub-01_task-rest_run-2", "sub-03_task-rest")
+    paths = [OutputPaths(out_dir=tmp_path, directory=tmp_path / "func", stem=stem, model="Tiny") for stem in stems]
+    assert count_planned(paths) is None
+    assert count_planned([]) is None
+    paths[0].directory.mkdir()
+    paths[0].embedding_sidecar.write_text("{}")
+    found = count_planned(paths)
+    assert (found["participants"], found["runs"], found["participants_out"], found["runs_out"]) == (1, 1, 1, 2)
+    signals = [OutputPaths(out_dir=tmp_path, directory=tmp_path / "func", stem=stem, model="") for stem in stems]
+    assert count_planned(signals) is None
+    signals[1].signals_sidecar.write_text("{}")
+    assert count_planned(signals)["runs"] == 1

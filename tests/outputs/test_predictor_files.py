@@ -22,8 +22,8 @@ from bids_semantoks.outputs.predictor_files import (
     write_predictor,
 )
 from bids_semantoks.statistics.portable import fit_predictor
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.spans import TableFeatures
-from bids_semantoks.statistics.targets import Target
 
 N = 40
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.files import read_table, write_json
-from bids_semantoks.outputs import embeddings, store
+from bids_semantoks.outputs import features, store
 from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 
@@ -173,9 +173,9 @@ def test_nothing_of_an_earlier_call_outlives_other_signals(paths, atlas, signals
     def write(**changed):
         one = dataclasses.replace(paths, **changed)
         store.write_signals(one, atlas, signals, SIDECAR, save_raw=True)
-        embeddings.write_embedding(one, windows, embedding, EMBEDDING_SIDECAR)
+        features.write_embedding(one, windows, embedding, EMBEDDING_SIDECAR)
         other = dataclasses.replace(one, model="Other")
-        embeddings.write_embedding(other, windows, embedding, EMBEDDING_SIDECAR, as_array=True)
+        features.write_embedding(other, windows, embedding, EMBEDDING_SIDECAR, as_array=True)
         figure = one.out_dir / "sub-01" / "figures" / f"{one.stem}_desc-carpet_bold.svg"
         for path in (one.status, one.page_data, figure):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bids_semantoks.config import SelectionConfig
-from bids_semantoks.config.rules import parse_rule
+from bids_semantoks.config.options import parse_rule
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import write_json
 from bids_semantoks.outputs.store import OutputPaths

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from bids_semantoks.quality.cleaning import describe_cleaning
-from bids_semantoks.quality.fit import find_worst, judge_fit
+from bids_semantoks.quality.fit import describe_cleaning, find_worst, judge_fit
 
 P = 13
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import pytest
 
-from bids_semantoks.escaping import replace_hidden
+from bids_semantoks.errors import replace_hidden
 from bids_semantoks.reports.pages import CHART_ASSETS, embed_json, load_assets
 
 

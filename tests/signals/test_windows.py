@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.interpolate import CubicSpline
 
 from bids_semantoks.errors import RunSkipped
-from bids_semantoks.signals.gaps import fill_gaps
+from bids_semantoks.signals.filters import fill_gaps
 from bids_semantoks.signals.windows import (
     build_block_windows,
     build_windows,

@@ -13,10 +13,9 @@ from sklearn.model_selection import train_test_split
 from bids_semantoks.errors import InputError
 from bids_semantoks.statistics.benchmark import build_benchmark_splits, cross_validate_benchmark
 from bids_semantoks.statistics.metrics import compute_fold_scores
-from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.predictions import Predictions, Target
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split
-from bids_semantoks.statistics.targets import Target
 
 METRICS = {"acc": "accuracy", "f1": "macro_f1", "bacc": "balanced_accuracy"}
 

@@ -9,6 +9,7 @@ import pytest
 from bids_semantoks.statistics import linear, significance
 from bids_semantoks.statistics.folds import SharedSpans, run_folds, use_threads
 from bids_semantoks.statistics.linear import cross_validate, cross_validate_all
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.significance import (
     compute_permutation_test,
     permute_scored_ridge,
@@ -17,7 +18,6 @@ from bids_semantoks.statistics.significance import (
 )
 from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 N = 61
 

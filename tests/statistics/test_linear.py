@@ -17,10 +17,10 @@ from bids_semantoks.statistics.linear import (
     fit_ridge,
 )
 from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.predictions import Target, build_class_target
 from bids_semantoks.statistics.significance import compute_permutation_test
 from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_inner_folds, build_splits
-from bids_semantoks.statistics.targets import Target, build_class_target
 
 N, D = 61, 23
 

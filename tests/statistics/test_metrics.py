@@ -25,10 +25,9 @@ from bids_semantoks.statistics.metrics import (
     score_participants,
     select_repetitions,
 )
-from bids_semantoks.statistics.predictions import PredictionTable
+from bids_semantoks.statistics.predictions import PredictionTable, Target
 from bids_semantoks.statistics.significance import adjust_holm, compare_models
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 N = 53
 

@@ -9,9 +9,9 @@ import pytest
 
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.portable import fit_predictor, predict_at_home
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 
 def draw_study(n, d, n_classes):

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 from bids_semantoks.statistics.linear import cross_validate
-from bids_semantoks.statistics.predictions import PredictionTable, average_models, compute_probabilities, stack_seeds
+from bids_semantoks.statistics.predictions import (
+    PredictionTable,
+    Target,
+    average_models,
+    compute_probabilities,
+    stack_seeds,
+)
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 CLASSES = ("a", "b", "c")
 

@@ -8,10 +8,10 @@ from scipy import stats
 
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.scaling_law import average_gains, choose_share, compute_gain, fit_log_line
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.statistics.targets import Target
 
 SIZES = np.array([16, 50, 200, 16, 50, 200, 16, 50, 200])
 

@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 from bids_semantoks.statistics import significance
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import Score, build_scorer, select_repetitions
+from bids_semantoks.statistics.predictions import Target, build_class_target
 from bids_semantoks.statistics.significance import (
     compute_permutation_test,
     judge,
@@ -16,7 +17,6 @@ from bids_semantoks.statistics.significance import (
 )
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_left_out_splits, build_splits
-from bids_semantoks.statistics.targets import Target, build_class_target
 
 N, D = 61, 23
 

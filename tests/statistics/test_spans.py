@@ -10,9 +10,9 @@ from sklearn.covariance import LedoitWolf
 from bids_semantoks.statistics.baselines import build_connectivity_features
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, TangentFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_left_out_splits, build_splits
-from bids_semantoks.statistics.targets import Target
 
 N, D, P, T = 43, 17, 7, 29
 

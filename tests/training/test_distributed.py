@@ -32,7 +32,7 @@ sys.path.insert(0, sys.argv[1])
 from helpers.training_driver import ENCODER, LAYOUT, P
 from torch.nn.parallel import DistributedDataParallel
 from bids_semantoks.config import TrainingConfig
-from bids_semantoks.models.initialise import build_encoder, build_head
+from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.training.distill import ViewBatch as Batch, TeacherStudent
 from bids_semantoks.training.distributed import join_ranks, sum_over_ranks
 from bids_semantoks.training.schedules import StepSettings

@@ -286,7 +286,7 @@ def test_another_error_of_a_step_is_not_taken_for_memory(tmp_path, monkeypatch):
 
 
 def test_lines_now_and_then_and_a_bar_between_them(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("bids_semantoks.runtime.progress.BAR_SECONDS", 0.0)
+    monkeypatch.setattr("bids_semantoks.runtime.logs.BAR_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="bids_semantoks"):
         train(tmp_path)
     told = [record for record in caplog.records if getattr(record, "is_progress", False)]

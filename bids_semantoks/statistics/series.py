@@ -1,11 +1,14 @@
-"""Time courses of a run for figures: DVARS, global signal, z-scored parcels (T volumes, P parcels)."""
+"""Numbers of one run: time courses for figures, weights of its windows, similarity of its tokens. T volumes, P parcels, B windows, K patches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bids_semantoks.records import Floats
 
 
 def compute_dvars(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -58,3 +61,40 @@ def thin_columns(values: NDArray[np.float64], step: int) -> NDArray[np.float64]:
     total = np.nansum(padded, axis=2)
     means: NDArray[np.float64] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     return means
+
+
+def compute_cosines(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Compute the cosine similarities between rows: (n, D) -> (n, n); 0 for rows of zeros."""
+    rows = vectors.astype(np.float64)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / np.where(norm > 0, norm, 1)
+    return np.clip(unit @ unit.T, -1, 1)
+
+
+def compare_tokens(tokens: NDArray[np.floating[Any]], n_rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare the output tokens of a run between networks, as means over windows and patches (N, N), and between
+    windows, as means over networks (B, B). `tokens` is (B, 1 + N*K, D), the class token first; `n_rows` is N."""
+    n_windows, _, width = tokens.shape
+    rows = tokens[:, 1:].reshape(n_windows, n_rows, -1, width).mean(axis=2, dtype=np.float64)  # (B, N, D)
+    across = np.mean([compute_cosines(rows[:, n]) for n in range(n_rows)], axis=0)
+    return compute_cosines(rows.mean(axis=0)), across
+
+
+def weigh_windows(kept: NDArray[np.floating[Any]], min_kept: float | None) -> Floats:
+    """Weight windows (B,) by the share of their time that is kept; the weights sum to 1.
+
+    Windows below `min_kept` get none, unless all are below. None for `min_kept` weights all equally, as in the
+    published protocol.
+    """
+    weights = np.asarray(kept, dtype=np.float64)
+    if min_kept is None or not weights.any():
+        return np.full(weights.size, 1 / weights.size)
+    if (weights >= min_kept).any():
+        weights = np.where(weights >= min_kept, weights, 0.0)
+    return np.asarray(weights / weights.sum())
+
+
+def weigh_runs(seconds: Sequence[float], *, is_weighted: bool) -> Floats:
+    """Weight runs (R,) by their seconds of kept data, or equally; the weights sum to 1."""
+    weights = np.asarray(seconds if is_weighted else np.ones(len(seconds)), dtype=np.float64)
+    return np.asarray(weights / weights.sum())

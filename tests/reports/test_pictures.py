@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_semantoks.reports.networks import sort_by_network, spread
+from bids_semantoks.reports.pictures import sort_by_network, spread
 
 NETWORKS = ("Cont", "Vis", "", "Other", "Vis", "Limbic", "Vis", "Cont", "", "Other", "Vis", "Limbic", "Default")
 

@@ -10,8 +10,8 @@ import pytest
 from helpers import surface_files as made
 from helpers.bold_files import SPACE, write_atlas
 
-from bids_semantoks.atlases.choices import choose, choose_in_dataset, split_choice
 from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
+from bids_semantoks.atlases.surface_labels import choose, choose_in_dataset, split_choice
 from bids_semantoks.errors import AtlasError
 
 

@@ -10,7 +10,7 @@ import pytest
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.datasets import find_dataset
-from bids_semantoks.inputs.listed import find_listed, warn_of_missing, warn_of_missing_outputs
+from bids_semantoks.inputs.opening import find_listed, warn_of_missing, warn_of_missing_outputs
 from bids_semantoks.inputs.runs import find_participants
 
 
