@@ -1,4 +1,7 @@
-"""Numbers of one run: time courses for figures, weights of its windows, similarity of its tokens. T volumes, P parcels, B windows, K patches."""
+"""Numbers of one run: time courses for figures, weights of its windows, similarity of its tokens.
+
+T volumes, P parcels, B windows, K patches.
+"""
 
 from __future__ import annotations
 
