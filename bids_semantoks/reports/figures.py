@@ -17,17 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.disk import is_full
 from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import open_atomic, write_text
+from bids_semantoks.reports.pages import attempt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 #: Colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE: Final = "#0072B2"
@@ -135,23 +133,17 @@ def build_figure_path(out_dir: Path, stem: str, word: str, kind: str) -> Path:
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw and write a figure (``.svg`` or ``.png``); on any error but a full disk, log a warning and return False. An
-    outdated figure of that name is removed."""
-    try:
+    """Draw and write a figure (``.svg`` or ``.png``) and return whether it could be; an outdated one is removed."""
+
+    def write() -> None:
         path.unlink(missing_ok=True)
         with use_style():
             figure = draw()
             content = render_png(figure) if path.suffix == ".png" else render_svg(figure, Creator=None).encode()
         with open_atomic(path) as file:
             file.write(content)
-    except Exception as error:
-        if is_full(error):
-            raise
-        # A figure must never make a run fail.
-        LOGGER.debug("Drawing %s", path, exc_info=True)
-        LOGGER.warning("Could not draw figure %s: %s: %s", path.name, type(error).__name__, error)
-        return False
-    return True
+
+    return attempt(write, path, "draw figure")
 
 
 def render_png(figure: Figure) -> bytes:

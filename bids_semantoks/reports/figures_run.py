@@ -22,11 +22,12 @@ from bids_semantoks.reports.figures import (
     build_colours,
     build_figure_path,
     build_margins,
+    shorten_label,
     start_figure,
     write_figure,
 )
 from bids_semantoks.reports.palette_images import COVERAGE, GREYS, RED_BLUE, from_base64
-from bids_semantoks.reports.pictures import shorten_label, spread
+from bids_semantoks.reports.pictures import spread
 from bids_semantoks.reports.run_data import N_BINS, read_coverage, read_run_data
 
 if TYPE_CHECKING:

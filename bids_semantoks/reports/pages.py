@@ -79,18 +79,23 @@ def embed_json(name: str, value: Any) -> Markup:
     return Markup(f'<script type="application/json" id="{escape(name)}">{safe}</script>')
 
 
-def write_page(path: Path, build: Callable[[], str]) -> bool:
-    """Build and write a page; on any error but a full disk, log a warning and return False."""
+def attempt(write: Callable[[], object], path: Path, verb: str) -> bool:
+    """Write `path` by a function; on any error but a full disk, log a warning (could not `verb`) and return False:
+    results are already on disk, and a report must never turn success into failure."""
     try:
-        write_text(path, build(), only_if_changed=True)
+        write()
     except Exception as error:
         if is_full(error):
             raise
-        # Results are already on disk; a report must never turn success into failure.
         LOGGER.debug("Writing %s", path, exc_info=True)
-        LOGGER.warning("Could not write report %s: %s: %s", path.name, type(error).__name__, error)
+        LOGGER.warning("Could not %s %s: %s: %s", verb, path.name, type(error).__name__, error)
         return False
     return True
+
+
+def write_page(path: Path, build: Callable[[], str]) -> bool:
+    """Build and write a page; return whether it could be."""
+    return attempt(lambda: write_text(path, build(), only_if_changed=True), path, "write report")
 
 
 def read_template(name: str) -> str:

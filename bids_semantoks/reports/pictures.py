@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.reports.figures import shorten_label
 from bids_semantoks.reports.palette_images import (
     ABSENT,
     CIVIDIS_COLOURS,
@@ -43,7 +44,6 @@ PALETTES: Final = {"grey": GREYS, "redblue": RED_BLUE, "coverage": COVERAGE}
 
 _GAP: Final = 13.0  # between labels
 _MOST_NAMED: Final = 24
-_LONGEST_LABEL: Final = 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,15 +74,6 @@ class Heatmap:
     script: Mapping[str, Any] = field(default_factory=dict)  # what a script needs to name values
 
 
-def shorten_label(text: str, longest: int = _LONGEST_LABEL) -> str:
-    """Shorten a label to `longest` characters (at least 3) with an ellipsis in the middle: names often differ at the
-    end."""
-    if len(text) <= longest:
-        return text
-    n_last = (longest - 1) // 2
-    return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
-
-
 def place_labels(networks: Sequence[tuple[str, int]], n_parcels: int, length: float) -> tuple[Label, ...]:
     """Label networks, given with the position of their first parcel, along an axis of `length`; none if too many."""
     if len(networks) > _MOST_NAMED:
@@ -92,7 +83,7 @@ def place_labels(networks: Sequence[tuple[str, int]], n_parcels: int, length: fl
     middles = [(a + b) / 2 * scale for a, b in zip(starts, [*starts[1:], n_parcels], strict=True)]
     places = spread(middles, gap=_GAP, low=_GAP / 2, high=length - _GAP / 2)
     return tuple(
-        Label(text=shorten_label(name), at=round(at, 1), place=round(place, 1))
+        Label(text=shorten_label(name, 18), at=round(at, 1), place=round(place, 1))
         for (name, _), at, place in zip(networks, middles, places, strict=True)
     )
 
@@ -194,7 +185,7 @@ def draw_matrix(
     side = 260
     step = side / max(len(names), 1)
     labels = [
-        Label(text=shorten_label(name), at=round((i + 0.5) * step, 1), place=round((i + 0.5) * step, 1))
+        Label(text=shorten_label(name, 18), at=round((i + 0.5) * step, 1), place=round((i + 0.5) * step, 1))
         for i, name in enumerate(names if len(names) <= _MOST_NAMED else ())
     ]
     low, high = palette[1].low, palette[1].high

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import logging
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,11 +21,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.disk import is_full
 from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_rows, read_table
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
 from bids_semantoks.records import CANONICAL_NETWORKS, ParcelSignals
+from bids_semantoks.reports.pages import attempt
 from bids_semantoks.reports.palette_images import (
     ABSENT,
     ABSENT_COLOUR,
@@ -38,8 +37,6 @@ from bids_semantoks.reports.palette_images import (
 )
 from bids_semantoks.statistics.baselines import compute_connectivity
 from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 #: Of the file; one of another version is built again from the tables.
 VERSION: Final = 1
@@ -86,10 +83,10 @@ def write_run_data(
     atlas: tuple[Sequence[str], Sequence[str]],
     build_grid: Callable[[], NDArray[np.int32] | None],
 ) -> list[Path]:
-    """Write the report data of a run once its signals are written, and return their path; `atlas` (parcels,
-    networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a report must never
-    make a run fail."""
-    try:
+    """Write the report data of a run once its signals are written, and return their path, or none if it failed; `atlas`
+    (parcels, networks), `build_grid` as `build_picture_grid`."""
+
+    def write() -> None:
         for path in (paths.page_data, paths.page_data.with_suffix("")):
             path.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
@@ -98,13 +95,8 @@ def write_run_data(
         with open_atomic(paths.page_data) as file:
             # Without the time, so that the same data are the same bytes.
             file.write(gzip.compress(f"{text}\n".encode(), mtime=0))
-    except Exception as error:
-        if is_full(error):
-            raise
-        LOGGER.debug("Writing %s", paths.page_data, exc_info=True)
-        LOGGER.warning("Could not write %s: %s: %s", paths.page_data.name, type(error).__name__, error)
-        return []
-    return [paths.page_data]
+
+    return [paths.page_data] if attempt(write, paths.page_data, "write") else []
 
 
 def read_run_data(
