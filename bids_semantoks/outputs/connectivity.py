@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import read_object, write_array, write_json, write_records, write_table
+from bids_semantoks.files import read_object, read_rows, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import describe_files
 from bids_semantoks.records import Atlas, ParcelSignals
 from bids_semantoks.statistics.baselines import compute_connectivity
@@ -103,6 +103,20 @@ def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: di
             "present": {"Description": "Whether the parcel has a signal, i.e. sufficient coverage."},
         },
     )
+
+
+def read_coverage(
+    path: Path, parcels: Sequence[str] = ()
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Read coverage, presence and temporal SNR, (P,) each in the order of `parcels`, or of the table; NaN where
+    unknown."""
+    rows = read_rows(path)
+    if parcels:
+        by_name = {row["label"]: row for row in rows}
+        rows = [by_name[name] for name in parcels]
+    cells = [[row.get(name, "n/a").replace("n/a", "nan") for row in rows] for name in ("coverage", "tsnr")]
+    coverage, temporal_snr = np.array(cells, dtype=np.float64)
+    return coverage, np.array([row["present"] == "true" for row in rows], dtype=np.bool_), temporal_snr
 
 
 def _describe_coverage(averaged_over: str) -> tuple[str, str]:

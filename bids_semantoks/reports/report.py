@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.errors import replace_hidden
-from bids_semantoks.files import read_object, read_rows, read_table, write_text
+from bids_semantoks.files import read_object, read_table, write_text
+from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.sidecars import check_table
-from bids_semantoks.outputs.store import OutputPaths, read_sidecar, read_statuses
+from bids_semantoks.outputs.store import OutputPaths, find_encoders, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
 from bids_semantoks.quality.limits import Verdict, judge, judge_run, measure_run
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
@@ -202,11 +203,8 @@ def _show_signals(paths: OutputPaths, sidecar: dict[str, Any], problem: str) -> 
     entities = parse_entities(paths.stem)
     atlas = read_atlas_table(paths.out_dir, name=entities["atlas"], space=entities.get("space", ""))
     data = read_run_data(paths, sidecar, atlas)
-    coverage, present, temporal_snr = _read_parcels(paths, data["parcels"])
-    models = sorted(
-        parse_entities(p.name)["desc"] for p in paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")
-    )
-    encoders = [_build_encoder(paths, model, sidecar, coverage) for model in models]
+    coverage, present, temporal_snr = read_coverage(paths.coverage, data["parcels"])
+    encoders = [_build_encoder(paths, model, sidecar, coverage) for model in sorted(find_encoders(paths))]
     limits = judge_run(measure_run(sidecar, coverage))
     masked = [item for part in encoders for item in part.fit if item.name == "networks"]
     end = sidecar["VolumesTotal"] * sidecar["RepetitionTime"]
@@ -261,17 +259,6 @@ def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence
     counts = [(dropped["Dummy"]["Count"], "dummy"), (dropped["Scrubbed"]["Count"], "scrubbed")]
     shaded = " and ".join(f"{count} {word}" for count, word in counts if count)
     return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
-
-
-def _read_parcels(
-    paths: OutputPaths, order: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Read coverage, presence and temporal SNR of each parcel, (P,) in the order of `order`; NaN where unknown."""
-    rows = {row["label"]: row for row in read_rows(paths.coverage)}
-    cells = [[rows[name].get(column, "n/a") for column in ("coverage", "tsnr")] for name in order]
-    values = np.array([[np.nan if cell == "n/a" else float(cell) for cell in pair] for pair in cells]).reshape(-1, 2)
-    present = np.array([rows[name]["present"] == "true" for name in order], dtype=np.bool_)
-    return values[:, 0], present, values[:, 1]
 
 
 def _build_encoder(

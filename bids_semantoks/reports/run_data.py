@@ -21,7 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_rows, read_table
+from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_table
+from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
 from bids_semantoks.records import CANONICAL_NETWORKS, ParcelSignals
@@ -154,20 +155,13 @@ def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSi
         raw=raw,
         kept=kept,
         n_dummy=dropped["Dummy"]["Count"],
-        coverage=read_coverage(paths)[0],
+        coverage=read_coverage(paths.coverage)[0],
         n_voxels=np.full(values.shape[1], -1),
         repetition_time=sidecar["RepetitionTime"],
         regressors=(),
         framewise_displacement=np.full(len(values), np.nan),
         n_padding=n_padding,
     )
-
-
-def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Read coverage (P,), NaN where unknown, and which parcels have a signal (P,)."""
-    rows = read_rows(paths.coverage)
-    coverage = [float("nan") if row["coverage"] == "n/a" else float(row["coverage"]) for row in rows]
-    return np.array(coverage), np.array([row["present"] == "true" for row in rows], dtype=np.bool_)
 
 
 def build_run_data(
