@@ -119,9 +119,8 @@ class OutputPaths:
 
 def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
     """Build the output paths of a run; `model` is empty if only signals are written."""
-    return OutputPaths(
-        out_dir=out_dir, directory=build_directory(out_dir, run), stem=build_stem(run, atlas), model=model
-    )
+    directory = build_directory(out_dir, dict(run.entities))
+    return OutputPaths(out_dir=out_dir, directory=directory, stem=build_stem(run, atlas), model=model)
 
 
 def write_signals(
@@ -348,8 +347,8 @@ def build_stem(run: Run, atlas: str) -> str:
     return "_".join(source + placed)
 
 
-def build_directory(out_dir: Path, run: Run) -> Path:
+def build_directory(out_dir: Path, entities: Mapping[str, str]) -> Path:
     """Return the directory of a run's outputs, ``OUT_DIR/sub-L/[ses-L/]func``."""
-    session = run.entity("ses")
-    parent = out_dir / f"sub-{run.entity('sub')}"
+    session = entities.get("ses")
+    parent = out_dir / f"sub-{entities['sub']}"
     return (parent / f"ses-{session}" if session else parent) / "func"
