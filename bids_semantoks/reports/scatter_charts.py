@@ -56,16 +56,12 @@ def _find_range(values: Floats) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _scale(values: Floats, limits: tuple[float, float]) -> Floats:
-    """Scale values to 0..1."""
-    return np.asarray((values - limits[0]) / (limits[1] - limits[0]))
-
-
-def draw_density(x: Floats, y: Floats, *, said: str, has_diagonal: bool = False) -> Markup:
-    """Draw points, both (n,) in 0..1, as an image of fixed size: a mark of 3 by 3 pixels each, darker where several
-    overlap; `said` is the text alternative."""
+def _draw_density(places: Floats, *, said: str, has_diagonal: bool = False) -> Markup:
+    """Draw points (n, 2) in 0..1 as an image of fixed size: a mark of 3 by 3 pixels each, darker where several overlap;
+    `said` is the text alternative."""
     rows, columns = _SHAPE
     counts = np.zeros(_SHAPE)
+    x, y = places.T
     i, j = (1 + (1 - y) * (rows - 3)).astype(np.int64), (1 + x * (columns - 3)).astype(np.int64)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
@@ -79,33 +75,43 @@ def draw_density(x: Floats, y: Floats, *, said: str, has_diagonal: bool = False)
     return Markup('<img class="density" alt="{}" src="{}" width="{}" height="{}">').format(said, source, columns, rows)
 
 
-def _pack(values: Floats, limits: tuple[float, float]) -> dict[str, Any]:
-    """Pack values as integers from 0 to 1000 between two limits."""
-    scaled = np.rint(_scale(values, limits) * _STEPS).astype(int)
-    return {"low": limits[0], "high": limits[1], "at": scaled.tolist()}
-
-
 def build_predictions(
     truth: Floats, predicted: Floats, people: Sequence[str], *, name: str, n_charts: int = 1, how: str = "out of fold"
 ) -> Scatter:
     """Build the chart of predicted against true values, both (n,), with names for the pointer and `how` they were
     predicted."""
-    shown = choose_marks(len(truth), n_charts)
     limits = _find_range(np.concatenate([truth, predicted]))
     r = float(np.corrcoef(truth, predicted)[0, 1]) if truth.std() * predicted.std() > 0 else math.nan
     said = f"Predicted against true {name} of {len(truth)}, both from {limits[0]:.4g} to {limits[1]:.4g}"
     said += "." if math.isnan(r) else f"; correlation over all test folds {r:.2f}."
-    return Scatter(
-        picture=draw_density(_scale(truth, limits), _scale(predicted, limits), said=said, has_diagonal=True),
-        data={
-            "x": _pack(truth[shown], limits),
-            "y": _pack(predicted[shown], limits),
-            "names": [people[row] for row in shown],
-            "labels": [f"true {name}", f"predicted {name}, {how}"],
-            "diagonal": True,
-        },
-        note=_describe_marks(len(shown), len(truth)),
-    )
+    labels = [f"true {name}", f"predicted {name}, {how}"]
+    points = np.stack([truth, predicted], axis=1)
+    chart, _ = _build_scatter(points, (limits, limits), people, n_charts, labels=labels, said=said, has_diagonal=True)
+    return chart
+
+
+def _build_scatter(
+    points: Floats,
+    limits: Sequence[tuple[float, float]],
+    people: Sequence[str],
+    n_charts: int,
+    *,
+    labels: list[str],
+    said: str,
+    has_diagonal: bool = False,
+) -> tuple[Scatter, NDArray[np.int64]]:
+    """Build the chart of points (n, 2) between limits of both axes, and list the rows that are drawn as marks."""
+    shown = choose_marks(len(points), n_charts)
+    # Positions as shares of both axes; the script gets integers from 0 to 1000.
+    places = np.stack([(points[:, i] - low) / (high - low) for i, (low, high) in enumerate(limits)], axis=1)
+    data: dict[str, Any] = {}
+    for i, (axis, (low, high)) in enumerate(zip("xy", limits, strict=True)):
+        data[axis] = {"low": low, "high": high, "at": np.rint(places[shown, i] * _STEPS).astype(int).tolist()}
+    data |= {"names": [people[row] for row in shown], "labels": labels}
+    if has_diagonal:
+        data["diagonal"] = True
+    note = "" if len(shown) == len(points) else f"Showing a random subset of {len(shown):,} of {len(points):,}."
+    return Scatter(picture=_draw_density(places, said=said, has_diagonal=has_diagonal), data=data, note=note), shown
 
 
 def build_map(
@@ -117,20 +123,12 @@ def build_map(
     n_charts: int = 1,
 ) -> Scatter:
     """Build the chart of points (n, 2), coloured by one variable at a time; `shares` (2,) of variance name the axes."""
-    shown = choose_marks(len(points), n_charts)
-    limits = [_find_range(points[:, axis]) for axis in (0, 1)]
     said = f"{len(points)} points on two axes with {shares[0]:.0%} and {shares[1]:.0%} of the variance."
-    return Scatter(
-        picture=draw_density(_scale(points[:, 0], limits[0]), _scale(points[:, 1], limits[1]), said=said),
-        data={
-            "x": _pack(points[shown, 0], limits[0]),
-            "y": _pack(points[shown, 1], limits[1]),
-            "names": [people[row] for row in shown],
-            "labels": [f"first axis ({shares[0]:.0%} of variance)", f"second axis ({shares[1]:.0%})"],
-            "colourings": [_pack_colouring(one, shown) for one in colourings[:_MOST_COLOURINGS]],
-        },
-        note=_describe_marks(len(shown), len(points)),
-    )
+    labels = [f"first axis ({shares[0]:.0%} of variance)", f"second axis ({shares[1]:.0%})"]
+    limits = (_find_range(points[:, 0]), _find_range(points[:, 1]))
+    chart, shown = _build_scatter(points, limits, people, n_charts, labels=labels, said=said)
+    chart.data["colourings"] = [_pack_colouring(one, shown) for one in colourings[:_MOST_COLOURINGS]]
+    return chart
 
 
 def _pack_colouring(one: Colouring, shown: NDArray[np.int64]) -> dict[str, Any]:
@@ -141,10 +139,6 @@ def _pack_colouring(one: Colouring, shown: NDArray[np.int64]) -> dict[str, Any]:
     places = {level: place for place, level in enumerate(levels)}
     codes = [-1 if one.labels[row] is None else places[one.labels[row] or ""] for row in shown]
     return {"name": one.name, "levels": levels, "codes": codes}
-
-
-def _describe_marks(n_shown: int, n: int) -> str:
-    return "" if n_shown == n else f"Showing a random subset of {n_shown:,} of {n:,}."
 
 
 def name_people(labels: Iterable[str], sessions: Iterable[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """Small inline SVG charts of the group page: scores with intervals, curves, gains.
 
-Their colours are classes of ``group.css``, so that they follow dark mode; values appear on hover without a
-script.
+Their colours are classes of ``group.css``, so that they follow dark mode; values appear on hover without a script.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Final
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import shorten_label
@@ -95,6 +93,10 @@ class _Plot:
         """Write text at a position of the page."""
         self.parts.append(Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, text))
 
+    def name(self, row: int, name: str, kind: str) -> None:
+        """Write the name of a row at the left."""
+        self.write(_LABELS - 10, self.place(0, row + 0.5)[1] + 4, shorten_label(name, 26), f"name end {kind}")
+
     def axis(self, label: str, ticks: Sequence[tuple[float, str]] = ()) -> None:
         """Draw the axis below, with a grid; ticks are round numbers unless they are given."""
         left, top, width, height = self.box
@@ -138,17 +140,16 @@ def _describe(name: str, interval: Interval, note: str = "") -> str:
 def build_models(bars: Sequence[Bar], *, label: str, chance: float) -> Markup:
     """Build the chart of scores with their intervals, one line each in the given order, with a line at `chance`."""
     intervals = [(bar.value, bar.low, bar.high) for bar in bars]
-    height = _LINE * len(bars)
+    height, said = _LINE * len(bars), []
     plot = _Plot((_LABELS, 8, _WIDTH - _LABELS - 90, height), _find_limits(intervals, chance), (len(bars), 0))
     plot.axis(f"{label} with 95 % interval (dashed: chance)")
     plot.line([(chance, 0), (chance, len(bars))], "reference")
-    said = [_describe(bar.name, one, bar.note) for bar, one in zip(bars, intervals, strict=True)]
     for row, (bar, interval) in enumerate(zip(bars, intervals, strict=True)):
         kind = "encoder" if bar.is_encoder else "baseline"
-        y = plot.place(0, row + 0.5)[1] + 4
-        plot.write(_LABELS - 10, y, shorten_label(bar.name, 26), f"name end {kind}")
-        plot.interval(interval, row + 0.5, kind, said[row])
-        plot.write(_WIDTH - 84, y, shorten_label(bar.note, 15), "note")
+        said.append(_describe(bar.name, interval, bar.note))
+        plot.name(row, bar.name, kind)
+        plot.interval(interval, row + 0.5, kind, said[-1])
+        plot.write(_WIDTH - 84, plot.place(0, row + 0.5)[1] + 4, shorten_label(bar.note, 15), "note")
     return _wrap(plot.parts, _WIDTH, height + 52, f"{label}, chance {chance:.2f}. {'; '.join(said)}.")
 
 
@@ -171,41 +172,38 @@ def build_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str 
             said.append(_describe(f"{column.title}, {name}", interval))
             plot.interval(interval, row + 0.5, kind, said[-1])
             if not number:
-                y = plot.place(0, row + 0.5)[1] + 4
-                plot.write(_LABELS - 10, y, shorten_label(name, 26), f"name end {kind if encoder else 'baseline'}")
+                plot.name(row, name, kind if encoder else "baseline")
         parts += plot.parts
     return _wrap(parts, _WIDTH + 180, height + 70, f"{'; '.join(said)}.")
 
 
+def _start_curve(x: str, y: str) -> _Plot:
+    """Start a square plot from 0 to 1 on both axes, with its diagonal."""
+    plot = _Plot((64, 10, 270, 270), (0, 1), (0, 1))
+    plot.axis(x)
+    plot.side(y)
+    plot.line([(0, 0), (1, 1)], "reference")
+    return plot
+
+
 def build_roc(false: Sequence[float], hit: Sequence[float], name: str) -> Markup:
     """Build the ROC curve of one class from false and true positive rates, as steps."""
-    plot = _Plot((64, 10, 270, 270), (0, 1), (0, 1))
     label = shorten_label(name, 26)
-    plot.axis("false positive rate")
-    plot.side(f"true positive rate ({label})")
-    plot.line([(0, 0), (1, 1)], "reference")
+    plot = _start_curve("false positive rate", f"true positive rate ({label})")
     steps = [(0.0, 0.0)]
     for x, y in zip(false, hit, strict=True):
         steps += [(x, steps[-1][1]), (x, y)]
     plot.line(steps, "curve encoder")
     middle = float(np.interp(0.5, false, hit)) if len(false) > 1 else math.nan
-    return _wrap(
-        plot.parts,
-        350,
-        322,
-        f"ROC curve: at a false positive rate of 0.5, the true positive rate of {label} is {middle:.2f}.",
-    )
+    said = f"ROC curve: at a false positive rate of 0.5, the true positive rate of {label} is {middle:.2f}."
+    return _wrap(plot.parts, 350, 322, said)
 
 
 def build_calibration(
     predicted: Sequence[float], observed: Sequence[float], counts: Sequence[int], name: str
 ) -> Markup:
     """Build the calibration curve: the observed share of a class by its predicted probability."""
-    plot = _Plot((64, 10, 270, 270), (0, 1), (0, 1))
-    label = shorten_label(name, 26)
-    plot.axis(f"predicted probability ({label})")
-    plot.side("observed share")
-    plot.line([(0, 0), (1, 1)], "reference")
+    plot = _start_curve(f"predicted probability ({shorten_label(name, 26)})", "observed share")
     plot.line(zip(predicted, observed, strict=True), "curve encoder")
     said = []
     for x, y, count in zip(predicted, observed, counts, strict=True):
@@ -216,17 +214,16 @@ def build_calibration(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ScalingPanel:
-    """Encoders probed on one phenotype."""
+    """Encoders probed on one phenotype, (n,), and means of those pretrained on each share of the data."""
 
     title: str
     label: str  # metric of the gain
-    n_participants: NDArray[np.float64]  # (n,) one per encoder
-    gains: NDArray[np.float64]  # (n,) one per encoder
-    seeds: NDArray[np.float64]  # (n,) one per encoder
-    # (s, 4) participants, mean gain and its interval for each share of the data; NaN for no interval
-    shares: NDArray[np.float64]
+    n_participants: Floats
+    gains: Floats
+    seeds: Floats
+    shares: Floats  # (s, 4) participants, mean gain and its interval; NaN for no interval
     intercept: float  # of the line over log10(participants); NaN for none
-    slope: float  # of the line over log10(participants); NaN for none
+    slope: float  # of that line
 
 
 def build_scaling(panel: ScalingPanel) -> Markup:
