@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bids_semantoks.records import Floats
+from bids_semantoks.reports.charts import Bar, Colouring, Column, Interval, ScalingPanel
 from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, shorten_label, start_figure
-from bids_semantoks.reports.scatter_charts import Colouring
-from bids_semantoks.reports.vector_charts import Bar, Column, Interval, ScalingPanel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,9 +22,9 @@ from bids_semantoks.outputs.group_words import (
     format_p,
     format_score,
 )
+from bids_semantoks.reports.charts import ScalingPanel, build_scaling
 from bids_semantoks.reports.figures_probes import draw_scaling
 from bids_semantoks.reports.group_report import Graphic, Section, build_bar, name_figure, show_bars
-from bids_semantoks.reports.vector_charts import ScalingPanel, build_scaling
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 

@@ -27,6 +27,7 @@ from bids_semantoks.outputs.group_words import (
 )
 from bids_semantoks.quality.cohort import CallFacts, read_excluded
 from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.reports.charts import Bar, Colouring, Column, build_map, build_pair, name_people
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.figures_probes import draw_map, draw_pair
 from bids_semantoks.reports.group_extras import build_audit_section, build_block_section, build_scaling_section
@@ -41,8 +42,6 @@ from bids_semantoks.reports.group_report import (
     write_group_page,
 )
 from bids_semantoks.reports.predictor_section import build_predictor_section
-from bids_semantoks.reports.scatter_charts import Colouring, build_map, name_people
-from bids_semantoks.reports.vector_charts import Bar, Column, build_pair
 
 #: Tables that need no probes, and their sections.
 _ALONE: Final = {

@@ -25,11 +25,17 @@ from bids_semantoks.outputs.group_words import (
     show_model,
 )
 from bids_semantoks.records import Floats
+from bids_semantoks.reports.charts import (
+    Column,
+    build_calibration,
+    build_pair,
+    build_predictions,
+    build_roc,
+    name_people,
+)
 from bids_semantoks.reports.figures_probes import draw_classes, draw_pair, draw_values
 from bids_semantoks.reports.group_extras import build_added
 from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section, build_bar, name_figure, show_bars
-from bids_semantoks.reports.scatter_charts import build_predictions, name_people
-from bids_semantoks.reports.vector_charts import Column, build_calibration, build_pair, build_roc
 from bids_semantoks.statistics.metrics import name_main_metric
 from bids_semantoks.statistics.significance import SIGNIFICANT
 

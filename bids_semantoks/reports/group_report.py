@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from bids_semantoks.outputs.group_words import format_number
 from bids_semantoks.outputs.methods import read_methods
+from bids_semantoks.reports.charts import Bar, build_models
 from bids_semantoks.reports.figures import embed_svg, write_figure
 from bids_semantoks.reports.figures_probes import draw_models
 from bids_semantoks.reports.pages import fill_template, write_page
-from bids_semantoks.reports.vector_charts import Bar, build_models
 from bids_semantoks.version import __version__
 
 if TYPE_CHECKING:
