@@ -171,7 +171,7 @@ def _draw_matrix(
         title=title,
         alt=alt,
         caption=caption,
-        image=to_base64(palette.quantise(values), palette.colours),
+        image=palette.draw(values),
         size=(side, side),
         bar=draw_bar(palette),
         ticks=(f"{palette.high:.2g}", f"{palette.low:.2g}"),

@@ -216,7 +216,7 @@ def _build_carpets(signals: ParcelSignals, order: NetworkOrder, *, is_changed: b
             scores = zscore_rows(values)[order.order]
             common[when] = _measure_common(scores)
             thinned = thin_columns(thin_columns(scores, step).T, rows).T
-            images[when] = to_base64(GREYS.quantise(thinned), GREYS.colours)
+            images[when] = GREYS.draw(thinned)
     return {"step": step, "rows": rows, "common": common, **images}
 
 
@@ -238,7 +238,7 @@ def _build_connectivity(values: NDArray[np.float32], order: NetworkOrder) -> dic
     thinned = thin_columns(thin_columns(matrix, rows).T, rows).T
     return {
         "rows": rows,
-        "image": to_base64(RED_BLUE.quantise(thinned), RED_BLUE.colours),
+        "image": RED_BLUE.draw(thinned),
         "counts": np.histogram(pairs, bins=N_BINS, range=(-1, 1))[0].tolist(),
         "median": round(float(np.median(pairs)), 3) if pairs.size else None,
         "means": average_blocks(matrix, order),
