@@ -14,9 +14,8 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,32 +49,25 @@ _MAX_ROWS: Final = 600
 N_BINS: Final = 50
 
 _N_SLICES: Final = 8
+_NO_NETWORK: Final = "no network"
 
 
-NO_NETWORK: Final = "no network"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class NetworkOrder:
+class NetworkOrder(NamedTuple):
     """Parcels sorted by network."""
 
     order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
-    names: tuple[str, ...]  # (N,) in display order
+    names: list[str]  # (N,) in display order
     edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
 
 
 def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
-    """Sort parcels by network label (empty for none): canonical networks, then
-    others by name, then parcels without one."""
-    labels = [label or NO_NETWORK for label in networks]
-    there = set(labels)
-    names = [name for name in CANONICAL_NETWORKS if name in there]
-    names += sorted(there - set(names) - {NO_NETWORK})
-    names += [NO_NETWORK] if NO_NETWORK in there else []
+    """Sort parcels by network label (empty for none): canonical networks, then others by name, then those without."""
+    labels = [label or _NO_NETWORK for label in networks]
+    others = sorted(set(labels) - {*CANONICAL_NETWORKS, _NO_NETWORK})
+    names = [name for name in (*CANONICAL_NETWORKS, *others, _NO_NETWORK) if name in labels]
     rank = np.array([names.index(label) for label in labels], dtype=np.int64)
-    counts = np.bincount(rank, minlength=len(names))
-    edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return NetworkOrder(order=np.argsort(rank, kind="stable"), names=tuple(names), edges=edges)
+    edges = np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=len(names)))]).astype(np.int64)
+    return NetworkOrder(np.argsort(rank, kind="stable"), names, edges)
 
 
 def write_run_data(
@@ -172,7 +164,8 @@ def build_run_data(
     `parcels` and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel.
     """
     order = sort_by_network(networks)
-    is_changed = not _are_alike(signals)
+    # If the kept volumes are the same before and after, one figure shows both.
+    is_changed = not np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
     return {
         "Version": VERSION,
         "parcels": [parcels[p] for p in order.order],
@@ -182,11 +175,6 @@ def build_run_data(
         "connectivity": _build_connectivity(signals.values, order),
         "slices": None if grid is None else _build_slices(signals, grid),
     }
-
-
-def _are_alike(signals: ParcelSignals) -> bool:
-    """Return whether the kept volumes are the same before and after, so that one figure shows both."""
-    return np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
 
 
 def _build_traces(signals: ParcelSignals, *, is_changed: bool) -> dict[str, list[float | None]]:
