@@ -172,8 +172,8 @@ def add_connectivity(paths: OutputPaths, sidecar: Mapping[str, Any], form: str) 
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar; None if absent, damaged or not ours. It is written last, so its
-    presence means that its outputs are complete."""
+    """Read a sidecar; None if absent, damaged or not ours. It is written last, so its presence means that its outputs
+    are complete."""
     values = read_object(path)
     return values if is_sidecar(values, of_signals=path.name.endswith(_SIGNALS_ENDING)) else None
 
@@ -203,6 +203,7 @@ def remove_outputs(paths: OutputPaths) -> None:
     tables = (paths.signals, paths.raw, paths.coverage)
     stem = glob.escape(paths.stem)
     logs = (paths.status.parent, paths.out_dir / "logs" / _FORMER_STATUSES)
+    patterns = [f"{stem}{model}_{kind}.json" for model in ("", "_desc-*") for kind in ("status", "qc")]
     figures = paths.out_dir / paths.participant_folder / "figures"
     _remove(
         # The sidecar goes first: without it nothing counts as complete.
@@ -213,8 +214,7 @@ def remove_outputs(paths: OutputPaths) -> None:
         *figures.glob(f"{stem}_desc-*"),
         paths.page_data,
         paths.page_data.with_suffix(""),
-        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_{kind}.json")),
-        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_desc-*_{kind}.json")),
+        *(path for folder in logs for pattern in patterns for path in folder.glob(pattern)),
     )
 
 
@@ -226,11 +226,9 @@ def find_encoders(paths: OutputPaths) -> set[str]:
 
 def _find_embedded(paths: OutputPaths) -> list[Path]:
     """Find the files of embeddings by any encoder, sidecars first."""
-    patterns = [
-        f"{glob.escape(paths.stem)}_desc-*_{ending}"
-        for ending in ("embedding.json", "embedding.tsv", "embedding.npy", "tokens.npy")
-    ]
-    return [path for pattern in patterns for path in sorted(paths.directory.glob(pattern))]
+    endings = ("embedding.json", "embedding.tsv", "embedding.npy", "tokens.npy")
+    stem = glob.escape(paths.stem)
+    return [path for ending in endings for path in sorted(paths.directory.glob(f"{stem}_desc-*_{ending}"))]
 
 
 def _remove(*found: Path) -> None:
@@ -275,8 +273,7 @@ class StoredRun:
         return int(self.sidecar.get("VolumesDropped", {}).get("Padding", {}).get("Count", 0))
 
     def read_signals(self) -> NDArray[np.float32]:
-        """Read the cleaned signals (T, P) without padding; NaN in dropped volumes and absent parcels. Raises RunFailed
-        damaged_table."""
+        """Read the cleaned signals (T, P) without padding; NaN where dropped or absent; RunFailed damaged_table."""
         values = read_signals(self.paths, self.sidecar)[1]
         return values[: len(values) - self.n_padding]
 
@@ -340,11 +337,10 @@ def read_former_status(paths: OutputPaths) -> dict[str, Any]:
 
 def build_stem(run: Run, atlas: str) -> str:
     """Build the stem of all outputs of a run and atlas: ``<source>_space-S[_cohort-C]_atlas-A[_res-R][_den-D]``."""
-    entities = dict(run.entities)
-    source = [f"{key}-{value}" for key, value in run.entities if key not in _OWN]
-    own = {**entities, "atlas": format_label(atlas)}
-    placed = [f"{key}-{own[key]}" for key in ("space", "cohort", "atlas", "res", "den") if key in own]
-    return "_".join(source + placed)
+    own = {**dict(run.entities), "atlas": format_label(atlas)}
+    pairs = [(key, value) for key, value in run.entities if key not in _OWN]
+    pairs += [(key, own[key]) for key in ("space", "cohort", "atlas", "res", "den") if key in own]
+    return "_".join(f"{key}-{value}" for key, value in pairs)
 
 
 def build_directory(out_dir: Path, entities: Mapping[str, str]) -> Path:
