@@ -34,57 +34,41 @@ _FORMER_STATUSES = "runs"
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
 
 
+class _Output:
+    """An output of a run, by the ending of its name, in which the encoder's label may stand."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+
+    def __get__(self, paths: OutputPaths, _: type[OutputPaths] | None = None) -> Path:
+        return paths.file(self.ending.format(model=paths.model))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputPaths:
-    """Output paths of one run, atlas and encoder."""
+    """Output paths of one run, atlas and encoder; sidecars are written last."""
 
     out_dir: Path
     directory: Path  # OUT_DIR/sub-L/[ses-L/]func
     stem: str  # from `build_stem`
     model: str  # encoder label; empty if only signals are written
 
+    signals = _Output("stat-mean_timeseries.tsv")  # table of cleaned signals
+    signals_sidecar = _Output("stat-mean_timeseries.json")
+    raw = _Output("stat-mean_desc-raw_timeseries.tsv")  # table of signals before denoising
+    coverage = _Output("stat-coverage_bold.tsv")  # table of the share of each parcel that has data
+    embedding = _Output("desc-{model}_embedding.tsv")  # table of window embeddings
+    embedding_sidecar = _Output("desc-{model}_embedding.json")
+    vectors = _Output("desc-{model}_embedding.npy")  # array of window embeddings that are too wide for the table
+    tokens = _Output("desc-{model}_tokens.npy")  # array of output tokens
+
     def file(self, ending: str) -> Path:
         """Return the path of the output whose name ends in ``_<ending>``."""
         return self.directory / f"{self.stem}_{ending}"
 
-    @property
-    def signals(self) -> Path:
-        """Table of cleaned signals; its sidecar is written last."""
-        return self.file("stat-mean_timeseries.tsv")
-
-    @property
-    def raw(self) -> Path:
-        """Table of signals before denoising."""
-        return self.file("stat-mean_desc-raw_timeseries.tsv")
-
-    @property
-    def coverage(self) -> Path:
-        """Table of the share of each parcel that has data."""
-        return self.file("stat-coverage_bold.tsv")
-
     def connectivity(self, form: str) -> Path:
         """Correlations between parcels, as ``tsv`` or ``npy``."""
         return self.file(f"stat-pearsoncorrelation_relmat.{form}")
-
-    @property
-    def embedding(self) -> Path:
-        """Table of window embeddings; its sidecar is written last."""
-        return self.file(f"desc-{self.model}_embedding.tsv")
-
-    @property
-    def vectors(self) -> Path:
-        """Array of window embeddings that are too wide for the table."""
-        return self.file(f"desc-{self.model}_embedding.npy")
-
-    @property
-    def signals_sidecar(self) -> Path:
-        """Sidecar of the cleaned signals."""
-        return self.signals.with_suffix(".json")
-
-    @property
-    def embedding_sidecar(self) -> Path:
-        """Sidecar of the embedding."""
-        return self.embedding.with_suffix(".json")
 
     @property
     def participant_folder(self) -> str:
@@ -110,11 +94,6 @@ class OutputPaths:
     def page_data(self) -> Path:
         """Data for the report of the run."""
         return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json.gz"
-
-    @property
-    def tokens(self) -> Path:
-        """Array of output tokens."""
-        return self.file(f"desc-{self.model}_tokens.npy")
 
 
 def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
