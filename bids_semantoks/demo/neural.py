@@ -108,13 +108,9 @@ def compute_coupling(participant: Participant) -> NDArray[np.float64]:
 
 def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute a participant's planted central frequency (Hz) and delay (s) of each network, (N,) each."""
-    tempo = np.array(
-        [
-            participant.age_z * AGE_TEMPO.get(name, 0.0) + participant.sex_sign * SEX_TEMPO.get(name, 0.0)
-            for name in CANONICAL_NETWORKS
-        ]
-    )
-    lag = [participant.age_z * AGE_LAG.get(name, 0.0) for name in CANONICAL_NETWORKS]
+    age, sex = participant.age_z, participant.sex_sign
+    tempo = [age * AGE_TEMPO.get(name, 0.0) + sex * SEX_TEMPO.get(name, 0.0) for name in CANONICAL_NETWORKS]
+    lag = [age * AGE_LAG.get(name, 0.0) for name in CANONICAL_NETWORKS]
     return CENTRAL_FREQUENCY * np.exp(tempo), np.array(lag)
 
 
@@ -128,7 +124,10 @@ def simulate_signals(
     n_networks, n_parcels = len(coupling), len(network)
     # The filter is circular: 40 s of padding, cut off again, keep its ends from meeting.
     length = n_volumes + int(np.ceil(40.0 / repetition_time))
-    driven = rng.standard_normal((length, n_networks)) @ _take_root(coupling)
+    values, vectors = np.linalg.eigh(coupling)
+    # The symmetric root exists for a nearly singular matrix, too.
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    driven = rng.standard_normal((length, n_networks)) @ root
     sides = rng.standard_normal((length, n_networks * 2))
     own = rng.standard_normal((length, n_parcels))
     shared = np.sqrt(1 - _HEMISPHERE_SHARE) * np.repeat(driven, 2, axis=1) + np.sqrt(_HEMISPHERE_SHARE) * sides
@@ -158,17 +157,11 @@ def colour(
     return np.asarray(np.fft.irfft(np.fft.rfft(white, axis=0) * transfer / gain, n=len(white), axis=0))
 
 
-def _take_root(coupling: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the symmetric square root, which exists for a nearly singular matrix too."""
-    values, vectors = np.linalg.eigh(coupling)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
-
-
 def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:
     """Build the symmetric matrix of coupling changes."""
     matrix = np.zeros((len(CANONICAL_NETWORKS), len(CANONICAL_NETWORKS)))
-    for (one, other), change in changes.items():
-        row, column = CANONICAL_NETWORKS.index(one), CANONICAL_NETWORKS.index(other)
+    for pair, change in changes.items():
+        row, column = map(CANONICAL_NETWORKS.index, pair)
         matrix[row, column] = matrix[column, row] = change
     return matrix
 
@@ -206,8 +199,7 @@ def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float
 
 def expand(series: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Compute derivative, square and squared derivative of series (T, ...) by fMRIPrep suffix; NaN in volume 0."""
-    derivative = np.full_like(series, np.nan)
-    derivative[1:] = np.diff(series, axis=0)
+    derivative = np.concatenate([np.full_like(series[:1], np.nan), np.diff(series, axis=0)])
     return dict(zip(EXPANSIONS, (series, derivative, series**2, derivative**2), strict=True))
 
 
@@ -216,9 +208,8 @@ def compute_framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[n
 
     Sum of absolute changes, rotations as arcs of 50 mm radius (Power et al. 2012, NeuroImage 59, 2142-2154).
     """
-    displacement = np.full(len(parameters), np.nan)
-    displacement[1:] = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3)).sum(axis=1)
-    return displacement
+    changes = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3))
+    return np.concatenate([[np.nan], changes.sum(axis=1)])
 
 
 def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -227,11 +218,9 @@ def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     Jenkinson (1999), FMRIB report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), R = 80 mm; for small rotations
     trace(A'A) is twice the squared rotation.
     """
-    change = np.diff(parameters, axis=0)
-    deviation = np.full(len(parameters), np.nan)
-    squares = 2 * _RMS_RADIUS**2 / 5 * (change[:, 3:] ** 2).sum(axis=1) + (change[:, :3] ** 2).sum(axis=1)
-    deviation[1:] = np.sqrt(squares)
-    return deviation
+    squares = np.diff(parameters, axis=0) ** 2
+    deviation = np.sqrt(2 * _RMS_RADIUS**2 / 5 * squares[:, 3:].sum(axis=1) + squares[:, :3].sum(axis=1))
+    return np.concatenate([[np.nan], deviation])
 
 
 def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
