@@ -13,7 +13,10 @@ from bids_semantoks.demo.neural import (
     DRIFT,
     MOTION,
     PHYSIOLOGY,
+    SITE_NOISE,
     NeuralSignals,
+    Participant,
+    RunPlan,
     build_sources,
     compute_framewise_displacement,
     compute_rmsd,
@@ -22,7 +25,6 @@ from bids_semantoks.demo.neural import (
     simulate_physiology,
     simulate_signals,
 )
-from bids_semantoks.demo.people import SITE_NOISE, Participant, RunPlan
 
 # Percent of the voxel's mean intensity.
 NEURAL_PERCENT: Final = 1.0

@@ -21,20 +21,18 @@ from bids_semantoks.demo.neural import (
     SEX_COUPLING,
     SEX_TEMPO,
     SITE_COUPLING,
-    compute_activity,
-    compute_coupling,
-    compute_dynamics,
-    draw_blocks,
-    simulate_signals,
-)
-from bids_semantoks.demo.people import (
     SITE_NOISE,
     SITE_PATIENTS,
     Participant,
     RunPlan,
+    compute_activity,
+    compute_coupling,
+    compute_dynamics,
     describe_phenotypes,
+    draw_blocks,
     draw_participant,
     plan_runs,
+    simulate_signals,
 )
 from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simulate_scan
 from bids_semantoks.errors import ConfigurationError
