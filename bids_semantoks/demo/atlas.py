@@ -151,11 +151,9 @@ def _cortical_order(counts: tuple[int, ...], first: int) -> NDArray[np.int64]:
 
 
 def _divide(labels: NDArray[np.int16], voxels: NDArray[np.int64], parcels: NDArray[np.int64]) -> None:
-    """Divide voxels (V, 3) among parcels by repeated halving across their longest side.
-
-    Halving keeps parcel sizes within one voxel, which nearest-seed blocks would not; comparing only integers
-    makes the result the same on every machine.
-    """
+    """Divide voxels (V, 3) among parcels by repeated halving across their longest side. Halving keeps parcel sizes
+    within one voxel, which nearest-seed blocks would not; comparing only integers makes the result the same on every
+    machine."""
     if len(parcels) == 1:
         labels[tuple(voxels.T)] = parcels[0]
         return

@@ -94,11 +94,9 @@ def draw_participant(number: int, seed: int) -> Participant:
 
 
 def plan_runs(participant: Participant, *, short: bool = False) -> tuple[RunPlan, ...]:
-    """Plan a participant's runs; `short` runs of 136 s have just one high-pass regressor.
-
-    In every 24: every third from the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and PA
-    runs, the 4th a second run cut off at 60 s, the 5th heavy motion.
-    """
+    """Plan a participant's runs; `short` runs of 136 s have just one high-pass regressor. In every 24: every third from
+    the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and PA runs, the 4th a second run cut off
+    at 60 s, the 5th heavy motion."""
     turn = (participant.number - 1) % _PERIOD
     seconds = SHORT_RUN_SECONDS if short else RUN_SECONDS
     task = ("task", "rest")
@@ -259,11 +257,9 @@ def simulate_signals(
 def colour(
     white: NDArray[np.float64], repetition_time: float, frequency: NDArray[np.float64], lag: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Filter white noise (T, S) to a broad neural bump seen through blood flow, of expected variance 1.
-
-    `frequency` (Hz) and `lag` (s) are (S,). The response is the difference of gamma densities (shapes 6 and 16, scale 1
-    s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40: (1 + i w)^-6 - (1 + i w)^-16 / 6.
-    """
+    """Filter white noise (T, S) to a broad neural bump seen through blood flow, of expected variance 1. `frequency`
+    (Hz) and `lag` (s) are (S,). The response is the difference of gamma densities (shapes 6 and 16, scale 1 s, ratio
+    1/6) of Friston et al. (1998), NeuroImage 7, 30-40: (1 + i w)^-6 - (1 + i w)^-16 / 6."""
     f = np.fft.rfftfreq(len(white), repetition_time)[:, None]
     omega = 2 * np.pi * f
     response = (1 + 1j * omega) ** -6 - (1 + 1j * omega) ** -16 / 6
@@ -323,20 +319,16 @@ def expand(series: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def compute_framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute framewise displacement (T,) in mm from motion (T, 6), mm then rad; NaN in the first volume.
-
-    Sum of absolute changes, rotations as arcs of 50 mm radius (Power et al. 2012, NeuroImage 59, 2142-2154).
-    """
+    """Compute framewise displacement (T,) in mm from motion (T, 6), mm then rad; NaN in the first volume. Sum of
+    absolute changes, rotations as arcs of 50 mm radius (Power et al. 2012, NeuroImage 59, 2142-2154)."""
     changes = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3))
     return np.concatenate([[np.nan], changes.sum(axis=1)])
 
 
 def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the RMS deviation (T,) in mm between successive volumes from motion (T, 6), mm then rad; NaN at first.
-
-    Jenkinson (1999), FMRIB report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), R = 80 mm; for small rotations
-    trace(A'A) is twice the squared rotation.
-    """
+    Jenkinson (1999), FMRIB report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), R = 80 mm; for small rotations trace(A'A) is
+    twice the squared rotation."""
     squares = np.diff(parameters, axis=0) ** 2
     deviation = np.sqrt(2 * _RMS_RADIUS**2 / 5 * squares[:, 3:].sum(axis=1) + squares[:, :3].sum(axis=1))
     return np.concatenate([[np.nan], deviation])

@@ -184,10 +184,8 @@ def compute_cosines(n_volumes: int, repetition_time: float, n_dummy: int) -> NDA
 
 
 def compute_dvars(voxels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute DVARS (Power et al. 2012, NeuroImage 59) and standardized DVARS (Nichols 2017, arXiv:1704.01469).
-
-    Voxels (V, T) -> two (T,), in input units and relative to a stationary AR(1) series; NaN in the first volume.
-    """
+    """Compute DVARS (Power et al. 2012, NeuroImage 59) and standardized DVARS (Nichols 2017, arXiv:1704.01469). Voxels
+    (V, T) -> two (T,), in input units and relative to a stationary AR(1) series; NaN in the first volume."""
     change = np.diff(voxels, axis=1)
     dvars = np.sqrt(np.mean(change.astype(np.float64) ** 2, axis=0))
     low, high = np.quantile(voxels[:, ::2], [0.25, 0.75], axis=1)
@@ -198,10 +196,8 @@ def compute_dvars(voxels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDA
 
 
 def compute_components(voxels: NDArray[np.float32], cosines: NDArray[np.float64], n_dummy: int) -> Components:
-    """Compute the CompCor components that explain half the variance of voxels (V, T), cosines (T, C) removed.
-
-    Unit norm, largest value positive, zero in dummy volumes (Behzadi et al. 2007, NeuroImage 37, 90-101).
-    """
+    """Compute the CompCor components that explain half the variance of voxels (V, T), cosines (T, C) removed. Unit
+    norm, largest value positive, zero in dummy volumes (Behzadi et al. 2007, NeuroImage 37, 90-101)."""
     cleaned = _remove_drift(voxels, cosines, n_dummy)
     cleaned /= cleaned.std(axis=1, keepdims=True)
     # Volumes are far fewer than voxels: their covariance gives the same components sooner.

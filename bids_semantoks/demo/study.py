@@ -95,12 +95,10 @@ _FMRIPREP: Final = {
 def write_study(
     out_dir: Path, *, n_participants: int = 24, seed: int = 0, short: bool = False, incomplete: bool = False
 ) -> None:
-    """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``, replacing an earlier demo.
-
-    Each participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests; `incomplete`:
-    no confounds tables for the last participant. Raises ConfigurationError for a folder with other content and for no
-    participants.
-    """
+    """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``, replacing an earlier demo. Each
+    participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests; `incomplete`: no
+    confounds tables for the last participant. Raises ConfigurationError for a folder with other content and for no
+    participants."""
     participants = _start_study(out_dir, n_participants, seed, _RAW)
     fmriprep = out_dir / "derivatives" / "fmriprep"
     write_json(fmriprep / "dataset_description.json", _FMRIPREP)
@@ -201,11 +199,9 @@ def write_parcellated(
     out_dir: Path, *, n_participants: int = 400, seed: int = 0, short: bool = False, task: bool = False
 ) -> None:
     """Write a derivative dataset of parcellated series, one rest run per participant, and the truth in ``code/truth``.
-
     ``code/pretraining.json`` is a recipe for a tiny encoder. Participants and planted effects are those of
     `write_study` with the same seed; the truth is their table alone. `short`: runs of 136 s, not 6 min; `task`: also a
-    run with task blocks. ConfigurationError as in `write_study`.
-    """
+    run with task blocks. ConfigurationError as in `write_study`."""
     participants = _start_study(out_dir, n_participants, seed, _SERIES)
     atlases = out_dir / "sourcedata" / "atlases"
     write_json(atlases / "dataset_description.json", {**_SERIES, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
@@ -261,11 +257,9 @@ def _write_numbers(path: Path, header: Sequence[str], values: NDArray[np.floatin
 
 
 def _write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
-    """Write the truth about one run to ``<entities>_truth.npz``, whose bytes depend on it alone.
-
-    signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity, parcels
-    (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
-    """
+    """Write the truth about one run to ``<entities>_truth.npz``, whose bytes depend on it alone. signals (T, P),
+    confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity, parcels (P,), networks,
+    frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy."""
     arrays = {
         "signals": scan.neural.signals.astype(np.float32),
         "confounds": scan.sources.astype(np.float32),

@@ -88,9 +88,7 @@ _ATLAS_COLUMNS = {
 
 def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple[str, ...]) -> None:
     """Write dataset_description.json, .bidsignore and README.md; jobs that share a dataset write the same bytes.
-
-    `sources` are the datasets read, by their name in BIDS URIs; `upstream` are the pipelines for GeneratedBy.
-    """
+    `sources` are the datasets read, by their name in BIDS URIs; `upstream` are the pipelines for GeneratedBy."""
     path = out_dir / "dataset_description.json"
     # Sidecars of earlier calls refer to the datasets read by those calls.
     links = read_object(path).get("DatasetLinks")
@@ -169,11 +167,9 @@ def _read_stored(out_dir: Path, name: str, space: str) -> dict[str, Any]:
 
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Write the atlas as used: its table, its label images unchanged, checksums and a licence per part.
-
     ``sourcedata/atlases`` is a BIDS dataset, laid out as XCP-D does. An image that merges parts whose licence forbids
     derivatives is not copied; only its checksum is recorded. Files of the same atlas from an earlier call are kept,
-    even if they differ.
-    """
+    even if they differ."""
     _describe_atlas(out_dir, atlas)
     if _is_written(out_dir, atlas):
         return
@@ -311,9 +307,7 @@ def may_be_shared(licence: str) -> bool:
 
 def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read the parcel names and network labels (empty for none) of a stored atlas, (P,) each; `space` may be empty.
-
-    Raises FileNotFoundError if there is no such table, AtlasError if it is damaged.
-    """
+    Raises FileNotFoundError if there is no such table, AtlasError if it is damaged."""
     path = _build_atlas_path(out_dir, name, space, "dseg.tsv")
     try:
         columns, rows = read_records(path)

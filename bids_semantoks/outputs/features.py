@@ -249,10 +249,8 @@ def _remove_rows(path: Path, participants: Collection[str]) -> None:
 def write_group_status(
     out_dir: Path, *, used: Collection[str] = (), left_out: Mapping[str, tuple[str, str]] | None = None
 ) -> None:
-    """Write ``group_status.tsv``: the status of every run that any call found, by the limits of this one.
-
-    `used` are the stems of runs in the features, `left_out` reason and message of those it left out.
-    """
+    """Write ``group_status.tsv``: the status of every run that any call found, by the limits of this one. `used` are
+    the stems of runs in the features, `left_out` reason and message of those it left out."""
     columns = read_column_descriptions("group_status")
     chosen, rows = set(used), []
     out = {
@@ -300,12 +298,10 @@ def count_cohort(
     is_wanted: Callable[[str], bool],
     left_out: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Count participants and runs that are used and that are not, by the statuses of all calls.
-
-    `used` are stems of runs, `left_out` gives reason and message by stem where this call decides, and `is_wanted` tells
-    by its stem whether a run would have been used if it could. Returns ``participants``, ``runs``,
-    ``participants_out`` (who have no run in use), ``runs_out`` and ``reasons`` (phrases).
-    """
+    """Count participants and runs that are used and that are not, by the statuses of all calls. `used` are stems of
+    runs, `left_out` gives reason and message by stem where this call decides, and `is_wanted` tells by its stem whether
+    a run would have been used if it could. Returns ``participants``, ``runs``, ``participants_out`` (who have no run in
+    use), ``runs_out`` and ``reasons`` (phrases)."""
     inside = set(used)
     out = {stem: reason for stem, (reason, _) in (left_out or {}).items()}
     for name, status in read_statuses(out_dir):

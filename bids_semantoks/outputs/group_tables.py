@@ -96,10 +96,7 @@ class ProbeTables:
 
 def build_group_table(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Build a table from values by column, as if read back from its file: 9 digits, no line breaks, empty text for
-    none.
-
-    Columns that ``data/columns/<name>.json`` does not describe hold text.
-    """
+    none. Columns that ``data/columns/<name>.json`` does not describe hold text."""
     return _parse(name, [{column: format_cell(value) for column, value in row.items()} for row in rows])
 
 
@@ -250,12 +247,10 @@ def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
 
 
 def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tuple[str, int, int, str, str]]:
-    """Read splits as (phenotype or empty, repetition, fold, participant label without ``sub-``, role).
-
-    The table (TSV or CSV), from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if
-    splits differ between phenotypes. A label that differs from one of `participants` only in leading zeros is replaced
-    by it. Raises InputError if it cannot be read or a column is missing or invalid.
-    """
+    """Read splits as (phenotype or empty, repetition, fold, participant label without ``sub-``, role). The table (TSV
+    or CSV), from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if splits differ
+    between phenotypes. A label that differs from one of `participants` only in leading zeros is replaced by it. Raises
+    InputError if it cannot be read or a column is missing or invalid."""
     try:
         text = read_text(path)
         names, cells, numbers = parse_table(text, delimiter=find_delimiter(text), is_padded=True)

@@ -124,15 +124,13 @@ _RECIPE: Final = {
 
 
 def describe_methods(facts: Mapping[str, Any]) -> str:
-    """Write the methods text as Markdown with citations by key.
-
-    `facts` holds ``versions`` (by package) and what was done: ``cohort`` (`count_cohort`), ``signals`` (their settings,
-    ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
-    ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``, and as ``compared`` some of these
-    of each encoder that is compared with it), ``pretraining`` (``data``, ``recipe``) and ``probing`` (options by name,
-    ``preparations`` where there are several, by name, and ``results``, each with ``phenotype``, ``used``, ``what`` is
-    counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
-    """
+    """Write the methods text as Markdown with citations by key. `facts` holds ``versions`` (by package) and what was
+    done: ``cohort`` (`count_cohort`), ``signals`` (their settings, ``pipelines``, ``n_parcels``, ``min_time``),
+    ``embedding`` (its settings, ``repetition_time``, ``window_seconds``, ``device``, ``description``, ``is_random``,
+    ``random_seed``, and as ``compared`` some of these of each encoder that is compared with it), ``pretraining``
+    (``data``, ``recipe``) and ``probing`` (options by name, ``preparations`` where there are several, by name, and
+    ``results``, each with ``phenotype``, ``used``, ``what`` is counted, ``out``, ``motion``, ``score``, ``verdict`` and
+    ``test``)."""
     signals, probing = facts.get("signals") or {}, facts.get("probing") or {}
     pretraining = facts.get("pretraining") or {}
     denoising = signals.get("denoising") or {}
@@ -254,10 +252,8 @@ def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> Markup:
 
 
 def read_methods(out_dir: Path) -> Markup:
-    """Read the methods text back as an HTML fragment; empty if there is none.
-
-    Converted again from Markdown: the HTML on disk may be from an earlier version or modified.
-    """
+    """Read the methods text back as an HTML fragment; empty if there is none. Converted again from Markdown: the HTML
+    on disk may be from an earlier version or modified."""
     path = out_dir / "logs" / "CITATION.md"
     if not path.is_file():
         return Markup()

@@ -50,12 +50,9 @@ def build_signals_sidecar(
     dataset: str,
     min_time: float,
 ) -> dict[str, Any]:
-    """Build the sidecar of a run's cleaned signals.
-
-    `settings` and `inputs` decide whether the output is up to date; ``denoising`` is None in `settings` if
-    the series were used as another pipeline left them. `dataset` is the source's name in BIDS URIs,
-    `min_time` the required seconds of kept data.
-    """
+    """Build the sidecar of a run's cleaned signals. `settings` and `inputs` decide whether the output is up to date;
+    ``denoising`` is None in `settings` if the series were used as another pipeline left them. `dataset` is the source's
+    name in BIDS URIs, `min_time` the required seconds of kept data."""
     sources = [run.bold, run.partner, run.mask, run.warp, run.confounds]
     sources += [path for path in run.tables if path.is_relative_to(run.dataset)]
     repetition_time = signals.repetition_time
@@ -229,10 +226,8 @@ def find_versions() -> dict[str, str]:
 
 
 def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Return whether outputs were made with the same settings from the same files; False without a sidecar.
-
-    `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not count.
-    """
+    """Return whether outputs were made with the same settings from the same files; False without a sidecar. `inputs`
+    come from `describe_inputs`; those whose content was dropped since (None) do not count."""
     stored = sidecar.get("Inputs") if sidecar is not None else None
     if sidecar is None or not isinstance(stored, dict) or not stored.keys() <= inputs.keys():
         return False

@@ -177,12 +177,9 @@ def write_figures(
     names: Sequence[str],
     repetition_time: float,
 ) -> tuple[str, ...]:
-    """Write the figures of an encoder directory; return the keys of `FIGURES` drawn.
-
-    `log` holds the columns of the training log. `kernels` maps a network to its taps (n_kernels, L),
-    `repetition_time` seconds apart (empty if the tokenizer has no structured kernels); `embeddings`
-    (N, D) and `names` (N,) are per network.
-    """
+    """Write the figures of an encoder directory; return the keys of `FIGURES` drawn. `log` holds the columns of the
+    training log. `kernels` maps a network to its taps (n_kernels, L), `repetition_time` seconds apart (empty if the
+    tokenizer has no structured kernels); `embeddings` (N, D) and `names` (N,) are per network."""
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
     drawn = {"training": _draw_training(log)}

@@ -60,10 +60,8 @@ def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
 def draw_classes(
     counts: Floats, classes: Sequence[str], roc: tuple[Sequence[float], Sequence[float]] | None = None
 ) -> Figure:
-    """Draw the confusion matrix (K, K), true classes in rows, and for two classes the ROC curve.
-
-    `roc` holds the false and the true positive rates of the second class.
-    """
+    """Draw the confusion matrix (K, K), true classes in rows, and for two classes the ROC curve. `roc` holds the false
+    and the true positive rates of the second class."""
     figure = start_figure(4.8, 3.9 if roc is None else 8.2)
     margins = build_margins(figure, left=0.95, right=0.2, top=0.3, bottom=0.85)
     # One above the other: the column next to the scores is narrow.
@@ -137,10 +135,8 @@ def _finish_rows(axes: Axes, named: Axes, are_bold: Sequence[bool]) -> None:
 
 
 def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
-    """Draw the gain over random weights against the number of pretraining participants, two panels per row.
-
-    Dots are encoders, thin lines join those of a seed, diamonds are means of a share with their intervals.
-    """
+    """Draw the gain over random weights against the number of pretraining participants, two panels per row. Dots are
+    encoders, thin lines join those of a seed, diamonds are means of a share with their intervals."""
     n_columns = min(len(panels), 2)
     n_lines = (len(panels) + 1) // 2
     figure = start_figure(0.6 + 3.9 * n_columns, 0.5 + 2.9 * n_lines)

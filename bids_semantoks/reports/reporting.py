@@ -40,10 +40,8 @@ _STEP: Final = 3.0
 
 
 def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
-    """Resample an atlas to the coarse figure grid: int32 (X, Y, Z) of parcel position + 1, 0 elsewhere.
-
-    None for atlases without volumes (parcellated inputs, surfaces) or off the grid.
-    """
+    """Resample an atlas to the coarse figure grid: int32 (X, Y, Z) of parcel position + 1, 0 elsewhere. None for
+    atlases without volumes (parcellated inputs, surfaces) or off the grid."""
     if not atlas.volumes or any(is_surface_atlas(volume.path) for volume in atlas.volumes):
         return None
     affine = np.diag([_STEP, _STEP, _STEP, 1.0])
@@ -101,10 +99,8 @@ def write_stored_methods(
     preparations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it.
-
     `encoders` are the one of the call and those compared with it, `left_out` runs that its limits leave out, reason and
-    message by stem; `results` of probes, once there are any, and `preparations` are as for `describe_methods`.
-    """
+    message by stem; `results` of probes, once there are any, and `preparations` are as for `describe_methods`."""
     pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
     cohort = count_cohort(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
@@ -205,10 +201,8 @@ class ReportQueue:
 
 
 def redraw_reports(config: AppConfig) -> int:
-    """Regenerate the participant reports from the output directory alone; return the number of pages written.
-
-    Raises InputError if there is nothing to report or a requested participant is missing.
-    """
+    """Regenerate the participant reports from the output directory alone; return the number of pages written. Raises
+    InputError if there is nothing to report or a requested participant is missing."""
     out_dir = config.out_dir
     there = {parse_entities(stem)["sub"] for stem in find_statuses(out_dir)}
     if not there:

@@ -159,10 +159,8 @@ def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSi
 def build_run_data(
     signals: ParcelSignals, parcels: Sequence[str], networks: Sequence[str], grid: NDArray[np.int32] | None
 ) -> dict[str, Any]:
-    """Build the report data of a run as plain values; images are base64 of PNG, parcels ordered by network.
-
-    `parcels` and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel.
-    """
+    """Build the report data of a run as plain values; images are base64 of PNG, parcels ordered by network. `parcels`
+    and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel."""
     order = sort_by_network(networks)
     # If the kept volumes are the same before and after, one figure shows both.
     is_changed = not np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
