@@ -169,6 +169,7 @@ def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -
     """Describe each setting that differs between the outputs on disk and this call in one phrase."""
 
     def shorten(value: object) -> str:
+        """Show the first 60 characters of a value."""
         text = json.dumps(value)
         return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -94,10 +94,20 @@ def start_figure(width: float, height: float, **options: Any) -> Figure:
     return Figure(figsize=(width, height), **options)
 
 
-def build_margins(figure: Figure, *, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
-    """Convert margins in inches to `gridspec_kw`; an automatic layout would take half of the drawing time."""
-    width, height = figure.get_size_inches()
-    return {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+def start_panels(
+    size: tuple[float, float],
+    n_rows: int,
+    n_columns: int,
+    margins: tuple[float, float, float, float],
+    *,
+    share_x: bool = False,
+    **grid: Any,
+) -> tuple[Figure, NDArray[Any]]:
+    """Create a figure with panels (rows, columns); `size` and `margins` (left, right, top, bottom) in inches. An
+    automatic layout would take half of the drawing time."""
+    (width, height), (left, right, top, bottom), figure = size, margins, start_figure(*size)
+    grid |= {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, sharex=share_x, gridspec_kw=grid)
 
 
 def add_colour_bar(image: AxesImage, axes: Axes, label: str, *, ticks: Sequence[float] | None = None) -> None:
@@ -134,6 +144,7 @@ def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
     """Draw and write a figure (``.svg`` or ``.png``) and return whether it could be; an outdated one is removed."""
 
     def write() -> None:
+        """Remove the former figure first: it must not look like that of this call."""
         path.unlink(missing_ok=True)
         with use_style():
             figure = draw()

@@ -147,6 +147,7 @@ def write_group_page(out_dir: Path, build: Callable[[], GroupPage], *, figures: 
     path = out_dir / "group.html"
 
     def render() -> str:
+        """Build the page, with its figures if requested."""
         page = build()
         for one in page.iterate_graphics() if figures else ():
             if one.draw is not None:

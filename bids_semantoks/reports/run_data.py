@@ -80,6 +80,7 @@ def write_run_data(
     (parcels, networks), `build_grid` as `build_picture_grid`."""
 
     def write() -> None:
+        """Replace the data of an earlier call."""
         for path in (paths.page_data, paths.page_data.with_suffix("")):
             path.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
