@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import shorten_label
-from bids_semantoks.reports.palette_images import to_base64
+from bids_semantoks.reports.run_data import to_base64
 
 #: Estimate, lower and upper end.
 Interval = tuple[float, float, float]

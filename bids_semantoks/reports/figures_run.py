@@ -24,9 +24,8 @@ from bids_semantoks.reports.figures import (
     start_panels,
     write_figure,
 )
-from bids_semantoks.reports.palette_images import COVERAGE, GREYS, RED_BLUE, from_base64
 from bids_semantoks.reports.pictures import spread
-from bids_semantoks.reports.run_data import N_BINS, read_run_data
+from bids_semantoks.reports.run_data import COVERAGE, GREYS, N_BINS, RED_BLUE, from_base64, read_run_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

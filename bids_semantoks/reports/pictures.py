@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.reports.figures import shorten_label
-from bids_semantoks.reports.palette_images import (
+from bids_semantoks.reports.run_data import (
     ABSENT,
     CIVIDIS_COLOURS,
     COVERAGE,
     GREYS,
+    N_BINS,
     RED_BLUE,
     Palette,
     from_base64,
     to_base64,
 )
-from bids_semantoks.reports.run_data import N_BINS
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
