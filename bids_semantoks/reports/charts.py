@@ -286,12 +286,6 @@ class Scatter:
     note: str  # whether only a subset is shown; empty if all are
 
 
-def choose_marks(n: int, n_charts: int) -> NDArray[np.int64]:
-    """Choose the rows that are drawn as marks, always the same ones."""
-    most = max(min(_MOST_MARKS, _MOST_ON_PAGE // max(n_charts, 1)), 100)
-    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
-
-
 def _find_range(values: Floats) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     pad = 0.04 * max(high - low, 1e-9 * max(abs(high), 1.0))
@@ -343,13 +337,17 @@ def _build_scatter(
     has_diagonal: bool = False,
 ) -> tuple[Scatter, NDArray[np.int64]]:
     """Build the chart of points (n, 2) between limits of both axes, and list the rows that are drawn as marks."""
-    shown = choose_marks(len(points), n_charts)
+    most = max(min(_MOST_MARKS, _MOST_ON_PAGE // max(n_charts, 1)), 100)
+    shown = np.arange(len(points))
+    if len(points) > most:
+        # Always the same ones.
+        shown = np.sort(np.random.default_rng(0).choice(len(points), most, replace=False))
     # Positions as shares of both axes; the script gets integers from 0 to 1000.
     places = np.stack([(points[:, i] - low) / (high - low) for i, (low, high) in enumerate(limits)], axis=1)
     data: dict[str, Any] = {}
     for i, (axis, (low, high)) in enumerate(zip("xy", limits, strict=True)):
         data[axis] = {"low": low, "high": high, "at": np.rint(places[shown, i] * _STEPS).astype(int).tolist()}
-    data |= {"names": [people[row] for row in shown], "labels": labels}
+    data |= {"names": [people[row] for row in shown.tolist()], "labels": labels}
     if has_diagonal:
         data["diagonal"] = True
     note = "" if len(shown) == len(points) else f"Showing a random subset of {len(shown):,} of {len(points):,}."

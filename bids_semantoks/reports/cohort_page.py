@@ -151,15 +151,16 @@ def _rank(row: Row) -> tuple[Any, ...]:
 
 def _count(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Count runs by status, each with the level of its badge."""
-    counts = {
-        ("green", "usable"): sum(row["usable"] for row in rows),
-        ("amber", "excluded"): sum(row["status"] == "ok" and not row["usable"] for row in rows),
-        ("amber", "skipped"): sum(row["status"] == "skipped" for row in rows),
-        ("red", "failed"): sum(row["status"] == "failed" for row in rows),
-    }
-    if n_absent := sum(row["status"] == "no_derivatives" for row in rows):
-        counts["amber", f"participant{'s' if n_absent > 1 else ''} without derivatives"] = n_absent
-    return [(level, f"{n} {text}") for (level, text), n in counts.items() if n or text in ("usable", "failed")]
+    counts = Counter("excluded" if row["status"] == "ok" and not row["usable"] else row["status"] for row in rows)
+    n_absent = counts["no_derivatives"]
+    shown = [
+        ("green", sum(row["usable"] for row in rows), "usable"),
+        ("amber", counts["excluded"], "excluded"),
+        ("amber", counts["skipped"], "skipped"),
+        ("red", counts["failed"], "failed"),
+        ("amber", n_absent, f"participant{'s' if n_absent > 1 else ''} without derivatives"),
+    ]
+    return [(level, f"{n} {text}") for level, n, text in shown if n or text in ("usable", "failed")]
 
 
 def _describe_constant(runs: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, str]]:
@@ -246,7 +247,9 @@ def _build_lines(runs: Sequence[Row], columns: Sequence[Column], suffix: str) ->
     """Build the lines of the table, as short as HTML allows: thousands of them should stay below a megabyte."""
     lines = []
     for row in runs:
-        marks = _mark(row)
+        marks = dict.fromkeys(row["outliers"], "o")
+        for level, keys in (("a", row["amber"]), ("r", row["red"])):
+            marks |= {key: f'"{level} o"' if key in row["outliers"] else level for key in keys}
         name = escape(row["name"].removesuffix(suffix))
         why = escape(_explain(row)) if marks or not row["usable"] else ""
         # URL-quoted links need no HTML quotes.
@@ -256,14 +259,6 @@ def _build_lines(runs: Sequence[Row], columns: Sequence[Column], suffix: str) ->
             line += f"<td{f' class={mark}' if mark else ''}>{escape(text) if one.is_text else text}"
         lines.append(line)
     return "\n".join(lines)
-
-
-def _mark(row: Row) -> dict[str, str]:
-    """Return the CSS class of measures that are beyond a limit or outliers."""
-    marks = dict.fromkeys(row["outliers"], "o")
-    for level, columns in (("a", row["amber"]), ("r", row["red"])):
-        marks |= {key: f'"{level} o"' if key in row["outliers"] else level for key in columns}
-    return marks
 
 
 def _explain(row: Row) -> str:

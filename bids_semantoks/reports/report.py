@@ -134,22 +134,17 @@ def build_pages(out_dir: Path, participant: str) -> dict[str, str]:
         if session
     }
     shown = [run for run in runs if run.session not in pages]
-    addresses = {run.stem: _address(participant, run, pages) for run in runs}
-    listed = {"listed": runs, "addresses": addresses}
-    return {"": fill_template("report", session="", runs=shown, **listed, **shared), **pages}
-
-
-def _address(participant: str, run: RunPart, pages: Mapping[str, str]) -> str:
-    page = urllib.parse.quote(os.fsencode(_name_page(participant, run.session))) if run.session in pages else ""
-    return f"{page}#{run.stem}"
+    places = {session: urllib.parse.quote(os.fsencode(_name_page(participant, session))) for session in pages}
+    addresses = {run.stem: f"{places.get(run.session, '')}#{run.stem}" for run in runs}
+    first = fill_template("report", session="", runs=shown, listed=runs, addresses=addresses, **shared)
+    return {"": first, **pages}
 
 
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name, status in read_statuses(out_dir, participant):
-        stem, _, model = name.partition("_desc-")
-        level = status["status"]
+        (stem, _, model), level = name.partition("_desc-"), status["status"]
         word = "complete" if level == "ok" else level
         found.setdefault(stem, []).append({**status, "model": model, "word": word, "level": level})
     return found

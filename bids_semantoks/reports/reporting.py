@@ -214,18 +214,14 @@ def redraw_reports(config: AppConfig) -> int:
     for labels in (asked, excluded):
         check_known("participant", labels, there, str(out_dir), key="sub")
     chosen = sorted((set(asked) or there) - set(excluded))
-    if kind := config.running.figures:
-        _draw_stored(out_dir, chosen, kind)
+    kind = config.running.figures
+    for atlas, space in find_stored_kinds(out_dir) if kind else ():
+        names = read_atlas_table(out_dir, name=atlas, space=space)
+        for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
+            if stored.entities["sub"] in chosen and stored.entities.get("space", "") == space:
+                draw_figures(stored.paths, stored.sidecar, names, kind or "")
     for participant in chosen:
         record_redrawn(out_dir, participant)
     written = sum(write_report(out_dir, participant) for participant in chosen)
     LOGGER.info("Wrote %d of %d reports to %s.", written, len(chosen), out_dir)
     return written
-
-
-def _draw_stored(out_dir: Path, participants: Sequence[str], kind: str) -> None:
-    for atlas, space in find_stored_kinds(out_dir):
-        names = read_atlas_table(out_dir, name=atlas, space=space)
-        for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
-            if stored.entities["sub"] in participants and stored.entities.get("space", "") == space:
-                draw_figures(stored.paths, stored.sidecar, names, kind)
