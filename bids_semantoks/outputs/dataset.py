@@ -94,11 +94,16 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
     links = read_object(path).get("DatasetLinks")
     known = {name: url for name, url in links.items() if isinstance(url, str)} if isinstance(links, dict) else {}
     links = known | {name: source.resolve().as_uri() for name, source in sources.items()}
+    generators = [_describe_generator()]
+    for pipeline in dict.fromkeys(upstream):
+        name, _, version = pipeline.rpartition(" ")
+        is_versioned = bool(name) and version[:1].isdigit()
+        generators.append({"Name": name, "Version": version} if is_versioned else {"Name": pipeline})
     description: dict[str, Any] = {
         "Name": "Brain-Semantoks embeddings",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [_describe_generator(), *map(_describe_upstream, dict.fromkeys(upstream))],
+        "GeneratedBy": generators,
         "SourceDatasets": [{"URL": url} for url in sorted(set(links.values()))],
         "DatasetLinks": dict(sorted(links.items())),
         "HowToAcknowledge": "Cite bids_semantoks, the Brain-Semantoks paper (https://arxiv.org/abs/2512.11582), the "
@@ -124,32 +129,22 @@ def _describe_generator() -> dict[str, Any]:
     return generator
 
 
-def _describe_upstream(pipeline: str) -> dict[str, str]:
-    """Split a pipeline into name and version, if it ends in one."""
-    name, _, version = pipeline.rpartition(" ")
-    has_version = bool(name) and version[:1].isdigit()
-    return {"Name": name, "Version": version} if has_version else {"Name": pipeline}
-
-
 def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
     """Add the meaning of desc labels (without ``desc-``) to descriptions.tsv, keeping the rows of other calls."""
     parts = out_dir / "logs" / "descriptions"
     for label, text in rows.items():
         write_json(parts / f"{label}.json", {"desc_id": f"desc-{label}", "description": text}, only_if_changed=True)
-    path = out_dir / "descriptions.tsv"
-    written = None
-    # The last writer checks the table again afterwards, so that no row of another process is lost.
-    while (known := _read_parts(parts)) != written:
-        write_records(path, ("desc_id", "description"), known)
+    path, columns, written = out_dir / "descriptions.tsv", ("desc_id", "description"), None
+    while True:
+        # A damaged file is rewritten by the next call that needs it.
+        found = [[part.get(name) for name in columns] for part in map(read_object, parts.glob("*.json"))]
+        known = sorted(row for row in found if all(isinstance(cell, str) for cell in row))
+        # The last writer checks the table again afterwards, so that no row of another process is lost.
+        if known == written:
+            break
+        write_records(path, columns, known)
         written = known
     write_json(path.with_suffix(".json"), _DESCRIPTION_COLUMNS, only_if_changed=True)
-
-
-def _read_parts(directory: Path) -> list[tuple[str, str]]:
-    # A damaged file is rewritten by the next call that needs it.
-    found = [read_object(path) for path in directory.glob("*.json")]
-    rows = [(part.get("desc_id"), part.get("description")) for part in found]
-    return sorted((name, text) for name, text in rows if isinstance(name, str) and isinstance(text, str))
 
 
 def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path:
@@ -181,7 +176,8 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     write_records(table, ("index", "label", "network_label"), rows)
     images = []
     for part, volume in enumerate(atlas.volumes, start=1):
-        suffix = _find_suffix(volume.path)
+        last = "".join(volume.path.suffixes[-2:])
+        suffix = last if last in (".nii.gz", ".dlabel.nii", ".label.gii") else volume.path.suffix
         # An image that was warped is stored unchanged, under its original space.
         ending = f"dseg{suffix}" if is_single else f"desc-part{part}_dseg{suffix}"
         target = _build_atlas_path(out_dir, atlas.name, volume.space or atlas.space, ending)
@@ -252,12 +248,6 @@ def _is_written(out_dir: Path, atlas: Atlas) -> bool:
         return False
     is_current = stored.get("SHA256") == atlas.sha256 and path.with_suffix(".tsv").is_file()
     return is_current and all(copy.is_file() and hash_file(copy) == sha256 for copy, sha256 in copies.items())
-
-
-def _find_suffix(path: Path) -> str:
-    """Return the extension, which may have two parts."""
-    last = "".join(path.suffixes[-2:])
-    return last if last in (".nii.gz", ".dlabel.nii", ".label.gii") else path.suffix
 
 
 def describe_warp(volume: AtlasVolume) -> dict[str, str]:

@@ -183,20 +183,16 @@ def write_probes(
                 "validation if never tested, n/a if not used."
             )
             columns |= {f"repetition{i}": {"Description": text.format(i)} for i in range(n_repetitions)}
-        _write_rows(out_dir / f"{name}.tsv", tuple(columns), rows)
+        # As `write_records` does, a block of lines at a time: millions of rows are never held.
+        lines = itertools.chain(["\t".join(map(format_cell, columns))], map(format_row, rows))
+        with open_atomic(out_dir / f"{name}.tsv") as file:
+            while block := list(itertools.islice(lines, _BLOCK)):
+                file.write(("\n".join(block) + "\n").encode())
         write_json(out_dir / f"{name}.json", columns, only_if_changed=True)
     write_group_table(out_dir, "group_strata", tables.strata)
     write_group_table(out_dir, "group_retest", tables.retest)
     write_group_table(out_dir, "group_map", tables.points, {"VarianceShares": list(tables.shares)})
     return path
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a long table as `write_records` does, a block of lines at a time: millions of rows are never held."""
-    lines = itertools.chain(["\t".join(map(format_cell, columns))], map(format_row, rows))
-    with open_atomic(path) as file:
-        while block := list(itertools.islice(lines, _BLOCK)):
-            file.write(("\n".join(block) + "\n").encode())
 
 
 def read_probes(out_dir: Path) -> ProbeTables:
