@@ -7,14 +7,13 @@ import dataclasses
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from bids_semantoks.commands.running import run_command
+from bids_semantoks.commands import Program
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
 from bids_semantoks.errors import AtlasError, InputError, LegibleParser, ModelError, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
@@ -28,9 +27,8 @@ from bids_semantoks.runtime.downloads import (
     UNKNOWN,
     Pin,
     find_cache,
-    is_offline,
 )
-from bids_semantoks.runtime.logs import Progress, open_missing_streams
+from bids_semantoks.runtime.logs import Progress
 
 if TYPE_CHECKING:
     from bids_semantoks.models.hub import HubName
@@ -259,18 +257,7 @@ def _fetch_asked(options: argparse.Namespace) -> None:
     print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
 
 
-def call(arguments: Sequence[str] | None = None) -> int:
-    """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = build_parser().parse_args(arguments)
-    hint = "HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
-    return run_command("bids_semantoks-fetch", lambda: _fetch_asked(options), hint=hint)
-
-
-def main() -> NoReturn:
-    """Run the program with this process' arguments and exit."""
-    open_missing_streams()
-    sys.exit(call())
-
+FETCH: Final = Program(build_parser, _fetch_asked, offline_hint="HF_HUB_OFFLINE is set: unset it here.")
 
 if __name__ == "__main__":
-    main()
+    FETCH.main()
