@@ -112,6 +112,11 @@ def name_some(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
 
 
+def name_count(number: int, thing: str) -> str:
+    """Write a number of things: ``1 run``, ``2 runs``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 #: Non-printing characters: controls (escape sequences, line breaks), text directions, which can make a text appear
 #: different from what it is, lone surrogates (bytes that are not UTF-8), and noncharacters.
 _HIDDEN: Final = re.compile(

@@ -97,10 +97,13 @@ def drop_constant(values: Floats, kept: Bools, names: Sequence[str]) -> tuple[st
     `names` (P,)."""
     constant = ~find_varying(values, kept) & ~np.isnan(values).all(axis=0)
     values[:, constant] = np.nan
-    if not constant.any():
-        return ()
-    listed = name_some([name for name, here in zip(names, constant, strict=True) if here])
-    return (f"{int(constant.sum())} of {constant.size} parcels are constant and treated as absent: {listed}.",)
+    return describe_parcels(names, constant, "are constant and treated as absent")
+
+
+def describe_parcels(names: Sequence[str], chosen: NDArray[np.bool_], what: str) -> tuple[str, ...]:
+    """Say in a warning `what` some of the parcels (P,) are, if there are any."""
+    listed = [name for name, here in zip(names, chosen, strict=True) if here]
+    return (f"{len(listed)} of {len(names)} parcels {what}: {name_some(listed)}.",) if listed else ()
 
 
 def find_varying(values: NDArray[np.floating], kept: Bools) -> Bools:
@@ -145,7 +148,8 @@ def clean_signals(
     bad_confounds if even the whole run has too few volumes for the regressors.
     """
     low, high = pass_band(band_pass, repetition_time=repetition_time)
-    confounds = _varying(regressors, kept)
+    # Scaled to unit variance, regressors that are constant over the kept volumes would be rounding noise.
+    confounds = np.asarray(regressors, dtype=np.float64)[:, find_varying(regressors, kept)]
     _check_freedom(kept, confounds.shape[1])
     signals = fill_gaps(np.asarray(values, dtype=np.float64), kept)
     present = ~np.isnan(signals[0])
@@ -195,11 +199,6 @@ def _find_axes(values: Floats) -> Floats:
     centred = values - values.mean(axis=0)
     axes, weights, _ = np.linalg.svd(centred / _measure(values), full_matrices=False)
     return np.asarray(axes[:, weights > weights[0] * max(values.shape) * np.finfo(np.float64).eps])
-
-
-def _varying(regressors: Floats, kept: Bools) -> Floats:
-    """Drop regressors that are constant over kept volumes: scaled to unit variance they would be rounding noise."""
-    return np.asarray(regressors, dtype=np.float64)[:, find_varying(regressors, kept)]
 
 
 def _check_freedom(kept: Bools, n_regressors: int) -> None:

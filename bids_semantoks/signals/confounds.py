@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from bids_semantoks import files
 from bids_semantoks.config.call import parse_motion_filter
-from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.disk import check_content
+from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.files import is_missing, parse_table
 from bids_semantoks.records import FilteredMotion, Floats, Run
 from bids_semantoks.signals.denoising import AROMA, HIGH_PASS_PERIOD, Denoising
 
 MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
-_HEAD_RADIUS: Final = 50.0
+DISPLACEMENT: Final = "framewise_displacement"
+_HEAD_RADIUS: Final = 50.0  # mm
+_NO_WIDTH: Final = 1e-6  # Hz
 
 
 class ConfoundsTable:
@@ -60,8 +63,7 @@ class ConfoundsTable:
         """Raise RunFailed bad_confounds with the missing columns and why they are required."""
         missing = [name for name in names if name not in self._index]
         if missing:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            self.refuse(f"lacks {', '.join(missing[:5])}{more}, required for {why}", hint=self._hint)
+            self.refuse(f"lacks {name_some(missing)}, required for {why}", hint=self._hint)
 
     def read_cells(self, name: str) -> tuple[str, ...]:
         """Return the cells (T,) of an existing column as text."""
@@ -118,33 +120,37 @@ def _is_number(cell: str) -> bool:
 
 def read_text(path: Path) -> str:
     """Read a text file of a run; RunFailed bad_confounds, RunSkipped no_content (datalad link or pointer)."""
-    if path.is_symlink() and not path.exists():
-        _refuse_content(path)
     try:
-        text = files.read_text(path)
+        check_content(path)
+        return files.read_text(path)
     except ValueError as error:
         raise RunFailed("bad_confounds", f"{path} {error}.") from error
     except OSError as error:
         raise RunFailed("bad_confounds", f"{path} cannot be read ({error.strerror}).") from error
-    if text.startswith("/annex/objects/"):
-        _refuse_content(path)
-    return text
 
 
-def _refuse_content(path: Path) -> NoReturn:
-    raise RunSkipped("no_content", f"The content of {path} has not been fetched.", hint="Run `datalad get` first.")
-
-
-def read_censored(path: Path) -> tuple[ConfoundsTable, NDArray[np.bool_]]:
-    """Read a pipeline's table of censored volumes; return it and which volumes of the run (T,) were kept."""
-    table = ConfoundsTable(path)
+def read_censored(run: Run, n_volumes: int, *, hint: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[str]]:
+    """Read which volumes of a run (T,) its pipeline kept, which are among the `n_volumes` stored ones, and a note;
+    without a table of censored volumes, all. Raises RunFailed bad_confounds with `hint` if the numbers do not match."""
+    if run.confounds is None:
+        return np.ones(n_volumes, dtype=np.bool_), np.ones(n_volumes, dtype=np.bool_), []
+    table = ConfoundsTable(run.confounds)
     # XCP-D's exact_* columns select volumes for matrices of a fixed duration.
     flags = [name for name in table.names if not name.startswith("exact_")]
-    if "framewise_displacement" in flags:
-        flags = ["framewise_displacement"]
+    if DISPLACEMENT in flags:
+        flags = [DISPLACEMENT]
     if not flags:
-        table.refuse("has no column framewise_displacement with the censored volumes")
-    return table, np.asarray(np.all([table.read_column(name) == 0 for name in flags], axis=0))
+        table.refuse(f"has no column {DISPLACEMENT} with the censored volumes")
+    kept = np.asarray(np.all([table.read_column(name) == 0 for name in flags], axis=0))
+    n_kept = int(kept.sum())
+    n_censored = kept.size - n_kept
+    if n_volumes == kept.size:
+        note = f"{n_censored} volumes censored and interpolated by {run.pipeline} are set to n/a."
+        return kept, np.ones_like(kept), [note] if n_censored else []
+    if n_volumes != n_kept:
+        found = f"keeps {n_kept} of {kept.size} volumes, but {run.bold.name} has {n_volumes}, which matches neither"
+        table.refuse(found, hint=hint)
+    return kept, kept.copy(), [f"{n_censored} censored volumes were removed by {run.pipeline} and are set to n/a."]
 
 
 def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:
@@ -181,7 +187,7 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
         step = np.diff(named[name], prepend=np.nan)
         table |= {name: named[name], f"{name}_derivative1": step}
         table |= {f"{name}_power2": named[name] ** 2, f"{name}_derivative1_power2": step**2}
-    table["framewise_displacement"] = compute_displacement(np.stack([named[name] for name in MOVEMENTS]))
+    table[DISPLACEMENT] = compute_displacement(np.stack([named[name] for name in MOVEMENTS]))
     table |= build_cosines(len(values), repetition_time)
     rows = np.stack(list(table.values()), axis=1).tolist()
     lines = ["\t".join("n/a" if math.isnan(cell) else repr(cell) for cell in row) for row in rows]
@@ -264,10 +270,6 @@ def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
     return tuple(name for name, kind in zip(mixing.names, classes, strict=True) if kind == "rejected")
 
 
-_DISPLACEMENT = "framewise_displacement"
-_NO_WIDTH = 1e-6
-
-
 def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, Floats, str]:
     """Design ``lp:HZ`` or ``notch:LOW-HIGH``: numerator and denominator to run forwards and backwards, and a note.
 
@@ -327,22 +329,29 @@ def filter_motion(
 
 def read_filtered(paths: Sequence[Path], n_volumes: int) -> tuple[FilteredMotion | None, tuple[str, ...]]:
     """Read the displacement (T,) that a pipeline computed from filtered motion: a column of its motion table, or a
-    table with ``desc-filtered``. An unreadable table only gives a note, since it is optional."""
+    table with ``desc-filtered``; None with a note if unreadable."""
+    values, source, notes = read_displacement(paths, n_volumes, filtered=True)
+    return None if values is None else FilteredMotion(values=values, source=source), notes
+
+
+def read_displacement(
+    paths: Sequence[Path], n_volumes: int, *, filtered: bool = False
+) -> tuple[Floats | None, str, tuple[str, ...]]:
+    """Read framewise displacement (T,) from the first of several optional tables that has it, and name the column; None
+    if none has it, with a note if a table cannot be used."""
+    lack = "Filtered motion is unavailable" if filtered else "Motion is unavailable"
     for path in paths:
-        name = _DISPLACEMENT if _is_filtered(path) else f"{_DISPLACEMENT}_filtered"
+        name = f"{DISPLACEMENT}_filtered" if filtered and not _is_filtered(path) else DISPLACEMENT
         try:
             table = ConfoundsTable(path)
-            if name not in table.names:
-                continue
-            values = table.read_column(name)
+            values = table.read_column(name) if name in table.names else None
         except (RunFailed, RunSkipped) as error:
-            return None, (f"Filtered motion is unavailable: {error.message}",)
-        if values.size != n_volumes:
-            return None, (
-                f"Filtered motion is unavailable: {path.name} has {values.size} rows for {n_volumes} volumes.",
-            )
-        return FilteredMotion(values=values, source=f"{name} in {path.name}"), ()
-    return None, ()
+            return None, "", (f"{lack}: {error.message}",)
+        if values is not None and values.size != n_volumes:
+            return None, "", (f"{lack}: {path.name} has {values.size} rows for {n_volumes} volumes.",)
+        if values is not None:
+            return values, f"{name} in {path.name}", ()
+    return None, "", ()
 
 
 def _is_filtered(path: Path) -> bool:

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.disk import check_content
-from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images.fsl_warps import check_warp
 from bids_semantoks.images.volumes import Volumes, is_surface, load_volumes
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
@@ -19,6 +18,7 @@ from bids_semantoks.signals.cleaning import (
     MIN_VOLUMES,
     check_duration,
     clean_signals,
+    describe_parcels,
     drop_constant,
     drop_empty,
     estimate_freedom,
@@ -27,7 +27,7 @@ from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.regressors import Regressors, has_confounds, select_regressors, select_volumes
 from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_means, load_surface_series
-from bids_semantoks.signals.volume_means import ParcelMeans, extract_means, extract_native_means
+from bids_semantoks.signals.volume_means import extract_means, extract_native_means
 
 #: Share of the pass band's degrees of freedom below which a warning is given.
 _LITTLE_FREEDOM = 0.3
@@ -128,13 +128,16 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
     cleaned = clean_signals(
         raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
     )
+    is_outside = means.n_voxels == 0
+    shortage = f"coverage below {config.min_coverage:g}" if config.min_coverage else f"no usable {unit}"
     notes = (
         *time_notes,
         *regressors.warnings,
         *means.warnings,
         *empty_notes,
         *constant_notes,
-        *_describe_absent(atlas, means, present, config.min_coverage, unit),
+        *describe_parcels(atlas.parcels, is_outside, f"have no {unit} on this grid and are treated as absent"),
+        *describe_parcels(atlas.parcels, ~present & ~is_outside, f"have {shortage} and are treated as absent"),
         *_describe_freedom(regressors, repetition_time, config.band_pass),
     )
     return ParcelSignals(
@@ -197,22 +200,3 @@ def _find_mask(run: Run) -> Path | None:
         )
     check_content(run.mask)
     return run.mask
-
-
-def _describe_absent(
-    atlas: Atlas, means: ParcelMeans, present: NDArray[np.bool_], min_coverage: float, unit: str
-) -> tuple[str, ...]:
-    no_voxels = [name for name, n in zip(atlas.parcels, means.n_voxels, strict=True) if n == 0]
-    low = [name for name, n, here in zip(atlas.parcels, means.n_voxels, present, strict=True) if n > 0 and not here]
-    shortage = f"coverage below {min_coverage:g}" if min_coverage else f"no usable {unit}"
-    notes = []
-    if no_voxels:
-        notes.append(
-            f"{len(no_voxels)} of {len(atlas.parcels)} parcels have no {unit} on this grid and are treated as "
-            f"absent: {name_some(no_voxels)}."
-        )
-    if low:
-        notes.append(
-            f"{len(low)} of {len(atlas.parcels)} parcels have {shortage} and are treated as absent: {name_some(low)}."
-        )
-    return tuple(notes)

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import PREFIX, is_numbered, locate_columns
 from bids_semantoks.disk import check_content
-from bids_semantoks.errors import RunFailed, RunSkipped, name_some
+from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import hash_file, read_json, read_object, read_rows
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
-from bids_semantoks.signals.cleaning import check_duration, drop_constant, drop_empty, is_in_range
-from bids_semantoks.signals.confounds import ConfoundsTable, read_censored, read_filtered
+from bids_semantoks.signals.cleaning import check_duration, describe_parcels, drop_constant, drop_empty, is_in_range
+from bids_semantoks.signals.confounds import read_censored, read_displacement, read_filtered
 from bids_semantoks.signals.series_tables import TRANSPOSED, read_columns, refuse_table
 
 
@@ -44,12 +44,14 @@ def take_series(run: Run, atlas: Atlas, columns: Sequence[str], table: Floats, *
     name_notes: list[str] = []
     if is_numbered(columns) and not is_numbered(atlas.parcels):
         name_notes.append(f"The columns of {run.bold.name} are numbered; assuming the order of the atlas parcels.")
-    table, notes = _insert_censored(run, table)
-    values = np.full((len(table), len(atlas.parcels)), np.nan)
-    values[:, positions] = table
+    hint = "Are both tables from the same run of the pipeline?"
+    uncensored, stored, notes = read_censored(run, len(table), hint=hint)
+    values = np.full((stored.size, len(atlas.parcels)), np.nan)
+    values[np.ix_(stored, positions)] = table
+    values[~uncensored] = np.nan
     everything = np.ones(len(values), dtype=np.bool_)
     _, n_padding, empty_notes = drop_empty(values, everything, ~everything)
-    displacement, motion_notes = _read_motion(run, len(values))
+    displacement, _, motion_notes = read_displacement(run.tables[:1], len(values))
     filtered, filter_notes = read_filtered(run.tables, len(values))
     present, kept = _judge(values)
     check_duration(kept, repetition_time=repetition_time, min_time=min_time)
@@ -79,11 +81,14 @@ def take_series(run: Run, atlas: Atlas, columns: Sequence[str], table: Floats, *
         temporal_snr=temporal_snr,
         repetition_time=repetition_time,
         regressors=(),
-        framewise_displacement=displacement,
+        framewise_displacement=np.full(len(values), np.nan) if displacement is None else displacement,
         filtered_motion=filtered,
         warnings=(
             *(*time_notes, *name_notes, *notes, *empty_notes, *(motion_notes or filter_notes), *constant_notes),
-            *_describe_absent(atlas, present | constant, partial),
+            *describe_parcels(
+                atlas.parcels, ~(present | constant | partial), "have no series and are treated as absent"
+            ),
+            *describe_parcels(atlas.parcels, partial, "are n/a in some of the kept volumes and treated as absent"),
         ),
     )
 
@@ -96,43 +101,6 @@ def _check_sum(path: Path) -> None:
             f"is damaged or was modified: its SHA-256 is {found[:12]}, expected {recorded[:12]} (from its sidecar)"
         )
         refuse_table(path, problem)
-
-
-def _insert_censored(run: Run, table: Floats) -> tuple[Floats, tuple[str, ...]]:
-    """Set censored volumes to n/a, in place if the pipeline interpolated them; removed volumes are reinserted to
-    restore the time axis."""
-    if run.confounds is None:
-        return table, ()
-    confounds, kept = read_censored(run.confounds)
-    n_censored = int((~kept).sum())
-    if kept.size == len(table):
-        table[~kept] = np.nan
-        note = f"{n_censored} volumes censored and interpolated by {run.pipeline} are set to n/a."
-        return table, (note,) if n_censored else ()
-    n_kept = kept.size - n_censored
-    if n_kept != len(table):
-        confounds.refuse(
-            f"keeps {n_kept} of {kept.size} volumes, but {run.bold.name} has {len(table)}, which matches neither",
-            hint="Are both tables from the same run of the pipeline?",
-        )
-    whole = np.full((kept.size, table.shape[1]), np.nan)
-    whole[kept] = table
-    return whole, (f"{n_censored} censored volumes were removed by {run.pipeline} and are set to n/a.",)
-
-
-def _read_motion(run: Run, n_volumes: int) -> tuple[Floats, tuple[str, ...]]:
-    """Read framewise displacement (T,) if a table has it, else NaN with a note; the series do not need it."""
-    unknown = np.full(n_volumes, np.nan)
-    for path in run.tables:
-        try:
-            table = ConfoundsTable(path)
-            values = table.read_column("framewise_displacement") if "framewise_displacement" in table.names else unknown
-        except (RunFailed, RunSkipped) as error:
-            return unknown, (f"Motion is unavailable: {error.message}",)
-        if values.size != n_volumes:
-            return unknown, (f"Motion is unavailable: {path.name} has {values.size} rows for {n_volumes} volumes.",)
-        return values, ()
-    return unknown, ()
 
 
 def _judge(values: Floats) -> tuple[Bools, Bools]:
@@ -195,20 +163,3 @@ def _read_dropped(path: Path, kind: str, n_volumes: int) -> int:
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     return count if isinstance(count, int) and 0 < count <= n_volumes else 0
-
-
-def _describe_absent(atlas: Atlas, present: Bools, partial: Bools) -> tuple[str, ...]:
-    notes = []
-    absent = [name for name, here, some in zip(atlas.parcels, present, partial, strict=True) if not here and not some]
-    if absent:
-        notes.append(
-            f"{len(absent)} of {len(atlas.parcels)} parcels have no series and are treated as absent: "
-            f"{name_some(absent)}."
-        )
-    if partial.any():
-        gaps = [name for name, some in zip(atlas.parcels, partial, strict=True) if some]
-        notes.append(
-            f"{len(gaps)} of {len(atlas.parcels)} parcels are n/a in some of the kept volumes and treated as absent: "
-            f"{name_some(gaps)}."
-        )
-    return tuple(notes)

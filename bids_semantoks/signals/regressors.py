@@ -14,6 +14,7 @@ from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import parse_json
 from bids_semantoks.records import Bools, FilteredMotion, Floats, Run
 from bids_semantoks.signals.confounds import (
+    DISPLACEMENT,
     ConfoundsTable,
     count_cosines,
     filter_motion,
@@ -24,7 +25,6 @@ from bids_semantoks.signals.confounds import (
 )
 from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PERIOD, MODELS, Denoising
 
-_DISPLACEMENT: Final = "framewise_displacement"
 _NO_SCRUBBING: Final = "Remove --fd-threshold, or provide this column."
 
 
@@ -144,11 +144,11 @@ def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
 
 
 def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> Floats:
-    if _DISPLACEMENT in table.names:
-        return table.read_column(_DISPLACEMENT)
+    if DISPLACEMENT in table.names:
+        return table.read_column(DISPLACEMENT)
     if fd_threshold is not None:
-        table.refuse(f"lacks {_DISPLACEMENT}, required for --fd-threshold", hint=_NO_SCRUBBING)
-    notes.append(f"{table.path.name} has no {_DISPLACEMENT}; motion is unavailable.")
+        table.refuse(f"lacks {DISPLACEMENT}, required for --fd-threshold", hint=_NO_SCRUBBING)
+    notes.append(f"{table.path.name} has no {DISPLACEMENT}; motion is unavailable.")
     return np.full(table.n_rows, np.nan)
 
 
@@ -162,13 +162,13 @@ def _scrub(
     unknown = kept & np.isnan(displacement)
     if kept.any() and unknown[kept].all():
         table.refuse(
-            f"has no value of {_DISPLACEMENT} in any of {int(kept.sum())} volumes; required for --fd-threshold",
+            f"has no value of {DISPLACEMENT} in any of {int(kept.sum())} volumes; required for --fd-threshold",
             hint=_NO_SCRUBBING,
         )
     # Only the first volume has no predecessor.
     if gaps := (np.flatnonzero(unknown[1:]) + 2).tolist():
         notes.append(
-            f"{table.path.name} has n/a in {len(gaps)} later rows of {_DISPLACEMENT} (first in row {gaps[0]}); these "
+            f"{table.path.name} has n/a in {len(gaps)} later rows of {DISPLACEMENT} (first in row {gaps[0]}); these "
             "volumes are not scrubbed."
         )
     return np.asarray(kept & ~(displacement > threshold))
@@ -290,18 +290,19 @@ def select_volumes(run: Run, config: SignalsConfig, *, n_volumes: int, repetitio
     no_confounds if these have no motion table, bad_confounds if a table is damaged or does not match the volumes;
     RunSkipped no_content.
     """
-    kept, stored, notes = _read_censored(run, n_volumes)
+    hint = "Are the table and the image from the same run of the pipeline?"
+    kept, stored, notes = read_censored(run, n_volumes, hint=hint)
     n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), kept.size)
     kept[:n_dummy] = False
     table = _find_motion_table(run, kept.size)
-    displacement = np.full(kept.size, np.nan) if table is None else table.read_column(_DISPLACEMENT)
+    displacement = np.full(kept.size, np.nan) if table is None else table.read_column(DISPLACEMENT)
     if table is None and (config.fd_threshold is not None or config.motion_filter is not None):
         option = "--fd-threshold" if config.fd_threshold is not None else "--motion-filter"
         there = ", ".join(path.name for path in run.tables)
         lack = f"{there} lacks" if there else "No motion table with"
         raise RunFailed(
             "bad_confounds" if there else "no_confounds",
-            f"{lack} {_DISPLACEMENT} for {run.bold}, required for {option}.",
+            f"{lack} {DISPLACEMENT} for {run.bold}, required for {option}.",
             hint=f"Remove {option}, or provide this column.",
         )
     filtered = None if table is None else _filter_motion(table, config, n_dummy, repetition_time, notes)
@@ -330,25 +331,6 @@ def _build_without_regressors(
     )
 
 
-def _read_censored(run: Run, n_volumes: int) -> tuple[Bools, Bools, list[str]]:
-    """Read which volumes of the run (T,) the pipeline kept, which of them are in the image, and a note."""
-    everything = np.ones(n_volumes, dtype=np.bool_)
-    if run.confounds is None:
-        return everything.copy(), everything, []
-    table, kept = read_censored(run.confounds)
-    n_censored = int((~kept).sum())
-    if n_volumes == kept.size:
-        note = f"{n_censored} volumes censored and interpolated by {run.pipeline} are set to n/a."
-        return kept, everything, [note] if n_censored else []
-    if n_volumes != kept.size - n_censored:
-        table.refuse(
-            f"keeps {kept.size - n_censored} of {kept.size} volumes, but {run.bold.name} has {n_volumes}, which "
-            "matches neither",
-            hint="Are the table and the image from the same run of the pipeline?",
-        )
-    return kept, kept.copy(), [f"{n_censored} censored volumes were removed by {run.pipeline} and are set to n/a."]
-
-
 def _find_motion_table(run: Run, n_rows: int) -> ConfoundsTable | None:
     """Find the table of framewise displacement of a denoised run."""
     for path in run.tables:
@@ -356,7 +338,7 @@ def _find_motion_table(run: Run, n_rows: int) -> ConfoundsTable | None:
             table = load_movement(path, run.columns, repetition_time=run.repetition_time or 1.0)
         else:
             table = ConfoundsTable(path)
-        if _DISPLACEMENT in table.names:
+        if DISPLACEMENT in table.names:
             if table.n_rows != n_rows:
                 table.refuse(f"has {table.n_rows} rows, but the run has {n_rows} volumes")
             return table
