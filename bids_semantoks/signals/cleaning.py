@@ -12,22 +12,18 @@ from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.records import Bools, Floats
 from bids_semantoks.signals.filters import GAPS, design_butterworth, fill_gaps, filter_both_ways
 
+#: Kept volumes that must remain beyond the regressors and the linear trend.
 MIN_FREEDOM: Final = 5
-"""Kept volumes that must remain beyond the regressors and the linear trend."""
-
-CLEANING: Final = f"ends reflected; gaps {GAPS}"
-"""Part of the settings of outputs, since it determines their values."""
-
 _TREND_TERMS: Final = 2
+#: Volumes that a run needs even if only a linear trend is removed.
 MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
-"""Volumes that a run needs even if only a linear trend is removed."""
-
+#: Part of the settings of outputs, since it determines their values.
+CLEANING: Final = f"ends reflected; gaps {GAPS}"
 _ORDER: Final = 5  # of the filter in one direction
 #: A regressor of which detrending and filtering leave less than this share is rounding noise.
 _NOTHING_LEFT: Final = 1e-12
 _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
-
 # Beyond these, squares or their sums over a run overflow float32, in which encoders compute.
 _SMALLEST: Final = 1e-15
 _LARGEST: Final = 1e15
@@ -39,24 +35,16 @@ def count_padding(values: NDArray[np.floating]) -> int:
     The first of them is itself padding where all its parcels hold the same number, as zeros do; else it is the last
     real volume. Volumes of NaN only are skipped; 0 for values that never vary.
     """
-    n_volumes = len(values)
-    last: NDArray[np.floating] = np.empty(0)
-    places: list[int] = []
-    for place in range(n_volumes - 1, -1, -1):
-        row = values[place]
-        if np.isnan(row).all():
-            continue
-        if not places:
-            last = row
-        elif not np.array_equal(row, last, equal_nan=True):
-            break
-        places.append(place)
-    else:
+    places = np.flatnonzero(~np.isnan(values).all(axis=1))
+    rows, last = values[places], values[places[-1:]]
+    differing = np.flatnonzero(((rows != last) & ~(np.isnan(rows) & np.isnan(last))).any(axis=1))
+    if not differing.size:
         return 0
+    places = places[differing[-1] + 1 :]
     known = last[~np.isnan(last)]
-    is_flat = not known.any() or (len(places) > 1 and np.ptp(known) == 0)
-    first = places[-1] if is_flat else ([n_volumes, *places])[-2]
-    return n_volumes - first
+    is_flat = not known.any() or (places.size > 1 and np.ptp(known) == 0)
+    first = places[0] if is_flat else [*places, len(values)][1]
+    return len(values) - int(first)
 
 
 def find_empty_volumes(values: NDArray[np.floating]) -> Bools:
@@ -205,17 +193,13 @@ def _check_freedom(kept: Bools, n_regressors: int) -> None:
     n_kept, needed = int(kept.sum()), n_regressors + _TREND_TERMS + MIN_FREEDOM
     if n_kept >= needed:
         return
+    is_whole_enough, found = kept.size >= needed, f"{n_kept} of {kept.size} volumes are kept"
     if not n_regressors:
-        reason = "too_few_kept" if kept.size >= needed else "too_short"
-        raise RunSkipped(
-            reason, f"{n_kept} of {kept.size} volumes are kept; removing a linear trend requires at least {needed}."
-        )
-    message = (
-        f"{n_kept} of {kept.size} volumes are kept; {n_regressors} regressors and a linear trend "
-        f"require at least {needed}."
-    )
+        reason = "too_few_kept" if is_whole_enough else "too_short"
+        raise RunSkipped(reason, f"{found}; removing a linear trend requires at least {needed}.")
+    message = f"{found}; {n_regressors} regressors and a linear trend require at least {needed}."
     hint = "Use a --denoise preset with fewer regressors."
-    if kept.size >= needed:
+    if is_whole_enough:
         raise RunSkipped("too_few_kept", message, hint=hint)
     raise RunFailed("bad_confounds", message, hint=hint)
 

@@ -114,10 +114,8 @@ def _unroll(poles: Floats) -> Floats:
 
 #: Longest gap (volumes) interpolated by a cubic spline, as in nilearn; in longer gaps splines overshoot.
 SPLINE_VOLUMES: Final = 3
-
+#: Part of the settings of outputs, since it determines their values.
 GAPS: Final = "by spline, by Lomb-Scargle spectrum where one exceeds 3 volumes"
-"""Part of the settings of outputs, since it determines their values."""
-
 _OVERSAMPLING: Final = 8
 _COLUMNS: Final = 64  # at once: the spectrum of 64 columns of 1,200 volumes takes 5 MB
 
@@ -148,7 +146,8 @@ def fill_gaps(values: Floats, kept: Bools) -> Floats:
     from scipy.interpolate import CubicSpline
 
     inside = filled[first : last + 1, ~absent]
-    if _find_longest_gap(is_known) <= SPLINE_VOLUMES:
+    longest = int(np.diff(known).max()) - 1
+    if longest <= SPLINE_VOLUMES:
         inside[~is_known] = CubicSpline(np.flatnonzero(is_known), inside[is_known])(np.flatnonzero(~is_known))
     else:
         for start in range(0, inside.shape[1], _COLUMNS):
@@ -156,11 +155,6 @@ def fill_gaps(values: Floats, kept: Bools) -> Floats:
             part[~is_known] = _estimate_from_spectrum(part, is_known)[~is_known]
     filled[first : last + 1, ~absent] = inside
     return filled
-
-
-def _find_longest_gap(is_known: Bools) -> int:
-    """Find the length of the longest gap between two known volumes."""
-    return int(np.diff(np.flatnonzero(is_known)).max()) - 1
 
 
 def _estimate_from_spectrum(values: Floats, is_known: Bools) -> Floats:
