@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -184,8 +183,7 @@ _WORDS: Final = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to do with a run."""
 
     level: str  # green, amber or red
@@ -216,41 +214,28 @@ def judge_run(measures: Mapping[str, Any]) -> list[FitItem]:
     for column, (name, style, source) in _WORDS.items():
         limit, value = LIMITS[column], measures.get(column)
         side = "above" if limit.is_upper else "below"
-        items.append(
-            FitItem(
-                name=name,
-                value="not known" if value is None else style.format(value),
-                level=levels.get(column, GREEN) if value is not None else "unknown",
-                words=f"look {side} {style.format(limit.amber)}, leave out {side} {style.format(limit.red)}",
-                source=source,
-            )
-        )
+        words = f"look {side} {style.format(limit.amber)}, leave out {side} {style.format(limit.red)}"
+        if value is None:
+            items.append(FitItem(name, "not known", "unknown", words, source))
+        else:
+            items.append(FitItem(name, style.format(value), levels.get(column, GREEN), words, source))
     low, high = REPETITION_TIMES
-    items.append(
-        FitItem(
-            name="repetition time",
-            value=f"{measures['repetition_time']:g} s",
-            level=levels.get("repetition_time", GREEN),
-            words=f"look outside {low:g} to {high:g} s",
-            source="range in which encoders were evaluated",
-        )
-    )
-    return items
+    shown, words = f"{measures['repetition_time']:g} s", f"look outside {low:g} to {high:g} s"
+    level = levels.get("repetition_time", GREEN)
+    return [*items, FitItem("repetition time", shown, level, words, "range in which encoders were evaluated")]
 
 
 def judge(items: Sequence[FitItem], problem: str = "") -> Verdict:
     """Sum up judged properties, at least one; `problem`, the reason why there is nothing to judge, takes precedence."""
     if problem:
-        return Verdict(level=RED, action="Leave out", reason=problem)
+        return Verdict(RED, "Leave out", problem)
     known = [item for item in items if item.level in (GREEN, AMBER, RED)]
     worst = find_worst(known)
     if worst == GREEN:
-        return Verdict(level=GREEN, action="Use", reason="All measures are within their limits.")
+        return Verdict(GREEN, "Use", "All measures are within their limits.")
     bad = sorted((item for item in known if item.level != GREEN), key=lambda item: item.level != RED)
     reason = "; ".join(dict.fromkeys(f"{item.name} {item.value} ({item.words})" for item in bad))
-    return Verdict(
-        level=worst, action="Leave out" if worst == RED else "Look", reason=f"{reason[:1].upper()}{reason[1:]}."
-    )
+    return Verdict(worst, "Leave out" if worst == RED else "Look", f"{reason[:1].upper()}{reason[1:]}.")
 
 
 #: Remedies for the reasons of RunFailed and RunSkipped, and for those that only a cohort has.
