@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
-from bids_semantoks.config.options import check, option, parse_rule
+from bids_semantoks.config.options import check, check_least, list_changed, option, parse_rule, spell_flag
 from bids_semantoks.version import __version__, parse_version
 
 
@@ -224,8 +224,7 @@ class EmbeddingConfig:
     save_tokens: bool = option(False, "Also write all output tokens of each window.")
 
     def __post_init__(self) -> None:
-        check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
-        check(self.n_windows >= 1, f"--n-windows must be 1 or more, found {self.n_windows}.")
+        check_least(self, 1, "batch_size", "n_windows")
         check(bool(self.pooling), "--pooling needs at least one readout.", f"Expected {', '.join(_READOUTS)}.")
         check(len(set(self.pooling)) == len(self.pooling), f"--pooling has duplicates: {' '.join(self.pooling)}.")
         check(
@@ -294,11 +293,7 @@ class RunningConfig:
         )
         if self.redo_older_than is not None:
             check_version(self.redo_older_than)
-        check(self.n_procs is None or self.n_procs >= 1, f"--n-procs must be 1 or more, found {self.n_procs}.")
-        check(
-            self.omp_nthreads is None or self.omp_nthreads >= 1,
-            f"--omp-nthreads must be 1 or more, found {self.omp_nthreads}.",
-        )
+        check_least(self, 1, "n_procs", "omp_nthreads")
         if self.mem is not None:
             parse_memory(self.mem)
 
@@ -336,11 +331,7 @@ class AppConfig:
             f"--model has {1 + len(more)} encoders: {self.embedding.model}, {', '.join(more)}.",
             "Several encoders are allowed only at the group level without --pretrain.",
         )
-        asked = [
-            f"--{field.name.replace('_', '-')}"
-            for field in dataclasses.fields(self.pretraining)
-            if getattr(self.pretraining, field.name) != field.default
-        ]
+        asked = list(map(spell_flag, list_changed(self.pretraining)))
         check(
             self.pretraining.pretrain or bool(self.probing.scaling) or not asked,
             f"{', '.join(asked)} has no effect without --pretrain.",

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from bids_semantoks.config import AppConfig, from_json, to_json
+from bids_semantoks.config.options import spell_flag
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 from bids_semantoks.version import __version__
@@ -115,7 +116,7 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
     inner = typing.get_args(kind)
     metadata = field.metadata
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = spell_flag(field.name)
     names = [field.name, flag, *metadata["aliases"]]
     settings: dict[str, Any] = {"help": metadata["help"], "metavar": metadata["metavar"]}
     if kind is bool:
@@ -211,7 +212,7 @@ def _build_config(context: click.Context) -> AppConfig:
             if field.metadata["off"] and _off_name(field) in given:
                 if field.name in given:
                     raise ConfigurationError(
-                        f"--{field.name.replace('_', '-')} and {field.metadata['off']} are mutually exclusive.",
+                        f"{spell_flag(field.name)} and {field.metadata['off']} are mutually exclusive.",
                         hint="Use one of them.",
                     )
                 section[field.name] = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from bids_semantoks.config.options import check, option
+from bids_semantoks.config.options import check, check_least, list_changed, option, spell_flag
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,16 +50,25 @@ class PretrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "train_batch_size", "accumulate", "checkpoint_every"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, f"--{name.replace('_', '-')} must be 1 or more, found {value}.")
+        check_least(self, 1, "epochs", "train_batch_size", "accumulate", "checkpoint_every")
         for name in ("learning_rate", "max_hours"):
             value = getattr(self, name)
-            check(value is None or value > 0, f"--{name.replace('_', '-')} must be above 0, found {value}.")
+            check(value is None or value > 0, f"{spell_flag(name)} must be above 0, found {value}.")
         check(
             self.encoder_name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.encoder_name) is not None,
             f"--encoder-name may only contain letters, digits, dots and hyphens, found {self.encoder_name!r}.",
         )
+
+
+_BASELINES: Final = (
+    *("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "site", "covariates", "random", "chance"),
+)
+#: Options that mean something without --probe, beside another.
+_WITHOUT_PROBE: Final = {
+    "audit": ("audit", "n_repeats", "n_permutations", "group_by", "phenotype", "id_column"),
+    "task_blocks": ("task_blocks", "n_repeats", "baselines"),  # blocks need no phenotype, and follow these
+    "apply_predictor": ("apply_predictor", "recalibrate", "phenotype", "id_column"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +159,7 @@ class ProbingConfig:
     )
     n_permutations: int = option(200, "Number of label permutations for the p value; 0 disables the test.", metavar="N")
     baselines: tuple[str, ...] = option(
-        ("pearson", "ledoit_wolf", "tangent", "parcel_moments", "motion", "site", "covariates", "random", "chance"),
+        _BASELINES,
         "Models to compare with on the same splits; covariates are those of --covariate; none disables all baselines.",
         metavar="NAME...",
     )
@@ -206,74 +214,14 @@ class ProbingConfig:
     scaling_seeds: int = option(3, "Number of encoders pretrained per share of --scaling.", metavar="N")
 
     def __post_init__(self) -> None:
-        check(
-            self.n_bins == 0 or self.n_bins >= 2, f"--n-bins must be 0 (no binning) or 2 or more, found {self.n_bins}."
-        )
-        check(self.n_repeats >= 1, f"--n-repeats must be 1 or more, found {self.n_repeats}.")
-        check(self.n_permutations >= 0, f"--n-permutations must be 0 or more, found {self.n_permutations}.")
-        check(
-            not (self.n_bins and self.probe_kind == "classification"),
-            f"--n-bins {self.n_bins} is for continuous phenotypes, but --probe-kind is classification.",
-        )
-        check(
-            self.leave_out is None or (self.group_by is None and self.splits is None and self.protocol == "nested"),
-            f"--leave-out {self.leave_out} makes its own splits.",
-            "Remove --group-by, --splits and --protocol.",
-        )
-        check(
-            not self.same_splits or (self.splits is None and self.leave_out is None),
-            f"--same-splits has no effect with {'--splits' if self.splits else '--leave-out'}.",
-            "Remove one of the options.",
-        )
-        known: Any = {field.name: field.default for field in dataclasses.fields(self)}
-        unknown = sorted(set(self.baselines) - {*known["baselines"], "none"})
-        check(
-            not unknown,
-            f"--baselines has unknown names: {', '.join(unknown)}.",
-            f"Expected {', '.join(known['baselines'])} or none.",
-        )
-        check(
-            "none" not in self.baselines or len(self.baselines) == 1,
-            f"--baselines combines none with {', '.join(sorted(set(self.baselines) - {'none'}))}.",
-            "Use none alone.",
-        )
-        check(
-            "covariates" not in self.baselines or bool(self.covariate) or set(self.baselines) == {*known["baselines"]},
-            "--baselines covariates has no effect without --covariate.",
-            "Add --covariate COLUMN.",
-        )
-        check(
-            self.protocol == "nested" or not self.covariate,
-            f"--covariate {' '.join(self.covariate)} is only supported by the nested protocol.",
-            "Remove --protocol.",
-        )
-        check(
-            self.probe_part is None
-            or (0 <= self.probe_part <= len(self.probe) and not (self.task_blocks or self.audit)),
-            f"--probe-part must be between 0 and {len(self.probe)}, the number of phenotypes, found {self.probe_part}.",
-            "Use --task-blocks and --audit only in the call that joins the parts.",
-        )
+        check_least(self, 1, "n_repeats", "finetune_epochs", "scaling_seeds")
+        check_least(self, 0, "n_permutations")
+        self._check_splits()
+        self._check_baselines()
         self._check_extras()
         self._check_harmonisation()
         self._check_predictors()
-        given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
-        if self.audit:
-            alone = ("audit", "n_repeats", "n_permutations", "group_by", "phenotype", "id_column")
-            given = [name for name in given if name not in alone]
-        if self.task_blocks is not None:
-            # Blocks need no phenotype, and follow these; their p values come from participants, not permutations.
-            own = ["task_blocks", "n_repeats", "baselines", *([] if self.n_permutations else ["n_permutations"])]
-            # Families are kept together there as well, and may be in a separate table.
-            own += ["group_by", "phenotype", "id_column"] if self.group_by is not None else []
-            given = [name for name in given if name not in own]
-        if self.apply_predictor is not None:
-            given = [name for name in given if name not in ("apply_predictor", "recalibrate", "phenotype", "id_column")]
-        check(
-            bool(self.probe) or not given,
-            f"{', '.join('--' + name.replace('_', '-') for name in given)} has no effect without --probe.",
-            "Add --probe COLUMN.",
-        )
-        check(len(set(self.probe)) == len(self.probe), f"--probe has duplicates: {', '.join(self.probe)}.")
+        self._check_phenotypes()
 
     @property
     def reads_signals(self) -> bool:
@@ -287,6 +235,70 @@ class ProbingConfig:
         """Columns, or measures of runs, beside the phenotypes."""
         others = filter(None, (self.group_by, self.leave_out, self.harmonize))
         return [*self.covariate, *self.strata, *self.harmonize_keep, *others]
+
+    def _check_phenotypes(self) -> None:
+        check(len(set(self.probe)) == len(self.probe), f"--probe has duplicates: {', '.join(self.probe)}.")
+        check(
+            self.n_bins == 0 or self.n_bins >= 2, f"--n-bins must be 0 (no binning) or 2 or more, found {self.n_bins}."
+        )
+        check(
+            not (self.n_bins and self.probe_kind == "classification"),
+            f"--n-bins {self.n_bins} is for continuous phenotypes, but --probe-kind is classification.",
+        )
+        check(
+            self.probe_part is None
+            or (0 <= self.probe_part <= len(self.probe) and not (self.task_blocks or self.audit)),
+            f"--probe-part must be between 0 and {len(self.probe)}, the number of phenotypes, found {self.probe_part}.",
+            "Use --task-blocks and --audit only in the call that joins the parts.",
+        )
+        beside = [names for other, names in _WITHOUT_PROBE.items() if getattr(self, other) not in (None, False)]
+        used = {name for names in beside for name in names}
+        if self.task_blocks is not None:
+            # Their p values come from participants, not permutations; families, kept together there as well, may be in
+            # a separate table.
+            used |= set() if self.n_permutations else {"n_permutations"}
+            used |= set() if self.group_by is None else {"group_by", "phenotype", "id_column"}
+        idle = [name for name in list_changed(self) if name not in used]
+        check(
+            bool(self.probe) or not idle,
+            f"{', '.join(map(spell_flag, idle))} has no effect without --probe.",
+            "Add --probe COLUMN.",
+        )
+
+    def _check_splits(self) -> None:
+        check(
+            self.leave_out is None or (self.group_by is None and self.splits is None and self.protocol == "nested"),
+            f"--leave-out {self.leave_out} makes its own splits.",
+            "Remove --group-by, --splits and --protocol.",
+        )
+        check(
+            not self.same_splits or (self.splits is None and self.leave_out is None),
+            f"--same-splits has no effect with {'--splits' if self.splits else '--leave-out'}.",
+            "Remove one of the options.",
+        )
+
+    def _check_baselines(self) -> None:
+        unknown = sorted(set(self.baselines) - {*_BASELINES, "none"})
+        check(
+            not unknown,
+            f"--baselines has unknown names: {', '.join(unknown)}.",
+            f"Expected {', '.join(_BASELINES)} or none.",
+        )
+        check(
+            "none" not in self.baselines or len(self.baselines) == 1,
+            f"--baselines combines none with {', '.join(sorted(set(self.baselines) - {'none'}))}.",
+            "Use none alone.",
+        )
+        check(
+            "covariates" not in self.baselines or bool(self.covariate) or set(self.baselines) == set(_BASELINES),
+            "--baselines covariates has no effect without --covariate.",
+            "Add --covariate COLUMN.",
+        )
+        check(
+            self.protocol == "nested" or not self.covariate,
+            f"--covariate {' '.join(self.covariate)} is only supported by the nested protocol.",
+            "Remove --protocol.",
+        )
 
     def _check_harmonisation(self) -> None:
         idle = [f"--harmonize-keep {' '.join(self.harmonize_keep)}"] if self.harmonize_keep else []
@@ -319,7 +331,6 @@ class ProbingConfig:
         )
 
     def _check_extras(self) -> None:
-        check(self.finetune_epochs >= 1, f"--finetune-epochs must be 1 or more, found {self.finetune_epochs}.")
         check(
             self.finetune or self.finetune_epochs == 50,
             f"--finetune-epochs {self.finetune_epochs} has no effect without --finetune.",
@@ -331,7 +342,6 @@ class ProbingConfig:
         )
         twice = sorted({name for name in self.replicates if self.replicates.count(name) > 1})
         check(not twice, f"--replicates has duplicates: {', '.join(twice)}.")
-        check(self.scaling_seeds >= 1, f"--scaling-seeds must be 1 or more, found {self.scaling_seeds}.")
         check(
             bool(self.scaling) or self.scaling_seeds == 3,
             f"--scaling-seeds {self.scaling_seeds} has no effect without --scaling.",

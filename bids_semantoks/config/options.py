@@ -42,6 +42,25 @@ def check(condition: bool, message: str, hint: str = "") -> None:
         raise ConfigurationError(message, hint=hint)
 
 
+def spell_flag(name: str) -> str:
+    """Spell the field of an option as on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_least(config: Any, least: int, *names: str) -> None:
+    """Refuse fields, of options or of a recipe, that are neither None nor `least` or more."""
+    for field in dataclasses.fields(config):
+        if field.name in names and (value := getattr(config, field.name)) is not None:
+            name = spell_flag(field.name) if field.metadata else field.name
+            found = f"{value:g}" if isinstance(value, float) else value
+            check(value >= least, f"{name} must be {least} or more, found {found}.")
+
+
+def list_changed(config: Any) -> list[str]:
+    """List the fields that differ from their defaults."""
+    return [field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """Convert a configuration dataclass to nested plain JSON values; paths become strings, tuples lists."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
