@@ -148,11 +148,8 @@ def build_run_encoder(
     loaded: LoadedEncoder | None = None,
 ) -> RunEncoder:
     """Load an encoder, unless it is `loaded`, and match it to the P parcels and networks of an atlas, with a readout
-    for each pooling; `seed` is for random weights whose name gives none, `name` replaces the label.
-
-    Raises ModelError if the encoder is missing, damaged or does not match the
-    atlas, ResourceError if the device is not available.
-    """
+    for each pooling; `seed` is for random weights whose name gives none, `name` replaces the label. Raises ModelError
+    if the encoder is missing, damaged or does not match the atlas, ResourceError if the device is not available."""
     from bids_semantoks.models.checkpoints import load_encoder
     from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
 
@@ -254,10 +251,8 @@ def find_embedding_state(
     paths: OutputPaths, encoder: RunEncoder, signals_sha256: str, *, redo_older_than: str | None = None
 ) -> tuple[bool, list[str]]:
     """Return whether the embeddings on disk are complete and current, and list the settings in which they differ.
-
     `signals_sha256` is the checksum of the signals on disk; empty if they will change. One made before the version
-    `redo_older_than` is not current.
-    """
+    `redo_older_than` is not current."""
     is_complete, differences = True, []
     for one in encoder.readouts:
         own = one.place(paths)
@@ -278,10 +273,8 @@ def find_missing(
     stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, hint: str, redo_older_than: str | None = None
 ) -> list[StoredRun]:
     """Find the runs whose embedding is missing, damaged, out of date, or made before the version `redo_older_than`, by
-    paths from `RunEncoder.name_outputs`.
-
-    Raises ConfigurationError with `hint` if an embedding was made with other settings, unless `overwrite`.
-    """
+    paths from `RunEncoder.name_outputs`. Raises ConfigurationError with `hint` if an embedding was made with other
+    settings, unless `overwrite`."""
     missing = []
     for run in stored:
         is_complete, differences = find_embedding_state(

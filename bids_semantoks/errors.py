@@ -147,10 +147,8 @@ def replace_hidden(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text so that Markdown (including pandoc's) shows it verbatim, on one line.
-
-    Backticks become quotes, since nothing escapes them inside code.
-    """
+    """Escape text so that Markdown (including pandoc's) shows it verbatim, on one line. Backticks become quotes, since
+    nothing escapes them inside code."""
     line = replace_hidden(re.sub(r"\s", " ", text)).replace("`", "'")
     return _MARKDOWN.sub(lambda m: f"\\{m[0]}", line).replace("<", "&lt;")
 

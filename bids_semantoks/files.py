@@ -1,7 +1,5 @@
-"""Read and write TSV and JSON; an incomplete file never has its final name.
-
-Slow imports are deferred, since this module is also needed for --help.
-"""
+"""Read and write TSV and JSON; an incomplete file never has its final name. Slow imports are deferred, since this
+module is also needed for --help."""
 
 from __future__ import annotations
 
@@ -101,9 +99,7 @@ def write_table(
     path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "", digits: int = 9
 ) -> None:
     """Write a numeric table (R, C) as TSV; 9 significant digits represent any float32 exactly, NaN becomes ``n/a``.
-
-    `index` is the header of a first column that repeats `columns` as row names (square tables).
-    """
+    `index` is the header of a first column that repeats `columns` as row names (square tables)."""
     import numpy as np
 
     if rows.ndim != 2 or rows.shape[1] != len(columns):
@@ -121,9 +117,7 @@ def write_table(
 
 def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Read header (C,) and values (R, C) of a table written by `write_table` without an index; ``n/a`` becomes NaN.
-
-    Raises ValueError if the file is not such a table.
-    """
+    Raises ValueError if the file is not such a table."""
     import numpy as np
 
     header, _, body = path.read_bytes().partition(b"\n")
@@ -276,8 +270,7 @@ def _split_line(line: str, delimiter: str, width: int) -> list[str]:
 
 def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
-    with empty cells, and a file without a line has an empty header. Raises OSError, and ValueError as
-    `parse_table`."""
+    with empty cells, and a file without a line has an empty header. Raises OSError, and ValueError as `parse_table`."""
     names, rows, _ = parse_table(read_text(path), is_padded=True)
     return names, rows
 

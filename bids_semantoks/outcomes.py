@@ -87,10 +87,8 @@ class Tally:
 
     def exit_code(self, *, ignore_failed: bool) -> int:
         """Return the exit code: 0, 5 if runs failed only for lack of resources or a full disk stopped the call, else 7,
-        also for a phenotype refused.
-
-        With `ignore_failed`, failed runs are accepted as long as one run is complete and all were tried.
-        """
+        also for a phenotype refused. With `ignore_failed`, failed runs are accepted as long as one run is complete and
+        all were tried."""
         if self.is_disk_full:
             return 5
         if not self.n_failed or (ignore_failed and self.n_ok):
@@ -101,11 +99,9 @@ class Tally:
 def isolate(
     work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "", action: str = "made"
 ) -> Outcome:
-    """Run one job, convert any error to an outcome, and write its status, with `note` and `action` on
-    success; `work` returns warnings.
-
-    Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
-    """
+    """Run one job, convert any error to an outcome, and write its status, with `note` and `action` on success; `work`
+    returns warnings. Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and
+    AtlasError) are raised."""
     started = time.monotonic()
     try:
         outcome = Outcome(status="ok", message=note, action=action, warnings=work())

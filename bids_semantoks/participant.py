@@ -161,11 +161,8 @@ def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> N
 
 
 def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
-    """Find the runs, resolve atlas and encoder (None for signals only) and
-    determine what is left to do. Writes nothing.
-
-    Raises SemantoksError if anything requested is missing or incompatible.
-    """
+    """Find the runs, resolve atlas and encoder (None for signals only) and determine what is left to do. Writes
+    nothing. Raises SemantoksError if anything requested is missing or incompatible."""
     dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)

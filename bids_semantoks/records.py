@@ -1,7 +1,5 @@
-"""Plain records passed between packages.
-
-Shapes: B windows, P parcels, N networks, K patches and W volumes per window, D width, T volumes per run, C confounds.
-"""
+"""Plain records passed between packages. Shapes: B windows, P parcels, N networks, K patches and W volumes per window,
+D width, T volumes per run, C confounds."""
 
 from __future__ import annotations
 
@@ -38,11 +36,8 @@ CANONICAL_NETWORKS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One BOLD acquisition in one space, with its files.
-
-    For a run parcellated by another pipeline, `bold` is the table of its series, `mask` the coverage of its
-    parcels and `confounds` the censored volumes.
-    """
+    """One BOLD acquisition in one space, with its files. For a run parcellated by another pipeline, `bold` is the table
+    of its series, `mask` the coverage of its parcels and `confounds` the censored volumes."""
 
     entities: tuple[tuple[str, str], ...]  # all of the BOLD file in BIDS order, short keys (sub, ses, task ...)
     bold: Path

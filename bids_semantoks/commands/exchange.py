@@ -165,10 +165,8 @@ def publish(
     encoder: Path, repository: str, out_dir: Path, *, license_id: str, data_terms: str, datasets: Sequence[str]
 ) -> None:
     """Write the files to publish of an encoder that was pretrained with this program, without its list of participants.
-
     The folder gets its name once it is complete. Raises ModelError if `encoder` is not ours or damaged,
-    ConfigurationError if `out_dir` exists, or if licence or terms are missing.
-    """
+    ConfigurationError if `out_dir` exists, or if licence or terms are missing."""
     # torch would slow down --help.
     from bids_semantoks.files import hash_file, read_object, write_json
     from bids_semantoks.models.checkpoints import load_encoder

@@ -44,10 +44,8 @@ _NEXT = """To use it, here or on an offline machine with access to the directory
 
 def fetch(directory: Path, *, atlases: Sequence[str], spaces: Sequence[str], models: Sequence[str]) -> list[Path]:
     """Fetch atlases for each space, and models (ORG/NAME[/SUBFOLDER][@REVISION] on the hub); return every file of them.
-
     Files are placed below ``atlases``, ``templateflow`` and ``huggingface/hub`` of `directory`. Raises SemantoksError
-    if something is unknown, unavailable or damaged; files fetched before that stay.
-    """
+    if something is unknown, unavailable or damaged; files fetched before that stay."""
     before = find_cache()
     directory = directory.absolute()
     with _cache_at(directory):

@@ -152,10 +152,8 @@ def _off_name(field: dataclasses.Field[Any]) -> str:
 
 def _expand_lists(arguments: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
     """Repeat the flag of a list option before each value, as click needs it: ``--x_y a b`` becomes ``--x-y a --x-y b``.
-
     Flags may be spelt with underscores, as in other BIDS Apps. Raises click.UsageError if a list option has no value,
-    since click would take the next flag as its value.
-    """
+    since click would take the next flag as its value."""
     flags = {name for param in params if param.multiple for name in param.opts}
     replacing = {name for param in params if isinstance(param, _LastOption) for name in param.opts}
     expanded: list[str] = []

@@ -256,8 +256,7 @@ def describe_versions(rows: Iterable[Row]) -> str:
 
 
 def describe_others(versions: Iterable[str]) -> str:
-    """Count outputs of other versions, with the option to recompute them; empty if there are
-    none."""
+    """Count outputs of other versions, with the option to recompute them; empty if there are none."""
     counts = Counter(version for version in versions if version != __version__)
     if not counts:
         return ""

@@ -22,11 +22,9 @@ LOGGER = logging.getLogger("bids_semantoks")
 def find_excluded(
     out_dir: Path, selection: SelectionConfig, stems: Iterable[str] | None = None
 ) -> dict[str, tuple[str, str]]:
-    """Find the runs that a call excludes: the reason `EXCLUDED` and the rule or list that names the run, by stem.
-
-    Of the complete runs in `out_dir`, only `stems` count, all by default. Raises InputError for an unknown column, and
-    for a name in a list that no run of `out_dir` has.
-    """
+    """Find the runs that a call excludes: the reason `EXCLUDED` and the rule or list that names the run, by stem. Of
+    the complete runs in `out_dir`, only `stems` count, all by default. Raises InputError for an unknown column, and for
+    a name in a list that no run of `out_dir` has."""
     if not (selection.exclude_by or selection.exclude_runs):
         return {}
     rows = build_rows(out_dir, CallFacts())

@@ -124,12 +124,9 @@ class FitItem(NamedTuple):
 
 
 def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage: NDArray[np.float64]) -> list[FitItem]:
-    """Judge repetition time, length, band, cleaning, coverage and networks of a run by its sidecars.
-
-    `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own
-    training, else from `PUBLISHED_LIMITS`; an encoder trained by an earlier version does not say how its data were
-    cleaned.
-    """
+    """Judge repetition time, length, band, cleaning, coverage and networks of a run by its sidecars. `coverage` (P,) is
+    the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own training, else from
+    `PUBLISHED_LIMITS`; an encoder trained by an earlier version does not say how its data were cleaned."""
     own = embedding.get("Model", {}).get("Limits") or {}
     limits = {**PUBLISHED_LIMITS, **own}
     source = "this encoder was trained on" if own else "of the published encoder's data"

@@ -193,9 +193,7 @@ class Verdict(NamedTuple):
 
 def measure_run(signals: Mapping[str, Any], coverage: NDArray[np.float64]) -> dict[str, Any]:
     """Collect the measures of a run that `judge_measures` knows, from the sidecar of its signals; None if unknown.
-
-    `coverage` (P,) is the share of each parcel that has data, NaN if unknown.
-    """
+    `coverage` (P,) is the share of each parcel that has data, NaN if unknown."""
     n_total, dropped = signals["VolumesTotal"], signals["VolumesDropped"]
     n_real = n_total - dropped["Dummy"]["Count"] - dropped.get("Padding", {}).get("Count", 0)
     return {

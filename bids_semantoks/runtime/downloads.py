@@ -93,11 +93,8 @@ def _can_connect_once(server: str) -> bool:
 
 
 def find_obstacle(address: str) -> str:
-    """Return in half a sentence why this process cannot download from an address
-    (scheme included); empty if nothing is known.
-
-    Each server is tried once per process; ``file:`` needs no network.
-    """
+    """Return in half a sentence why this process cannot download from an address (scheme included); empty if nothing is
+    known. Each server is tried once per process; ``file:`` needs no network."""
     parts = urlsplit(address)
     if parts.scheme == "file":
         return ""
@@ -112,10 +109,8 @@ def find_obstacle(address: str) -> str:
 
 
 def find_cache() -> Path | None:
-    """Return our cache directory, which need not exist; None for a user without a home.
-
-    BIDS_SEMANTOKS_CACHE_DIR, else ``bids_semantoks`` in XDG_CACHE_HOME or ``~/.cache``.
-    """
+    """Return our cache directory, which need not exist; None for a user without a home. BIDS_SEMANTOKS_CACHE_DIR, else
+    ``bids_semantoks`` in XDG_CACHE_HOME or ``~/.cache``."""
     if named := _read_variable(os.environ, CACHE_VARIABLE):
         return named
     base = _find_user_cache(os.environ)

@@ -59,11 +59,9 @@ def open_missing_streams() -> None:
 
 
 class Console(logging.Handler):
-    """Log handler for stderr, from `level` up.
-
-    On a terminal, records marked ``is_progress`` overwrite each other on the last line; those marked ``is_fleeting``
-    appear nowhere else. A warning is shown once however many runs it concerns; the log file has every occurrence.
-    """
+    """Log handler for stderr, from `level` up. On a terminal, records marked ``is_progress`` overwrite each other on
+    the last line; those marked ``is_fleeting`` appear nowhere else. A warning is shown once however many runs it
+    concerns; the log file has every occurrence."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)

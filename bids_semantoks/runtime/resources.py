@@ -88,11 +88,9 @@ def _has_temporary_place() -> bool:
 
 
 def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, device: str = "cpu") -> int:
-    """Choose the number of processes, at least 1, with a warning if --mem allows fewer than requested.
-
-    By default each process gets two runs or more, since starting one costs seconds, and a GPU at most `_GPU_PROCS`
-    processes. Each loads the weights (`model_bytes`).
-    """
+    """Choose the number of processes, at least 1, with a warning if --mem allows fewer than requested. By default each
+    process gets two runs or more, since starting one costs seconds, and a GPU at most `_GPU_PROCS` processes. Each
+    loads the weights (`model_bytes`)."""
     most = count_cpus() if device == "cpu" else min(count_cpus(), _GPU_PROCS)
     n_procs = running.n_procs or min(most, n_jobs // 2)
     n_procs = max(1, min(n_procs, n_jobs))
@@ -184,10 +182,8 @@ def read_rank() -> int:
 
 @contextlib.contextmanager
 def record_end(out_dir: Path) -> Iterator[None]:
-    """Record how the enclosed block ended: status, exit code and message.
-
-    The record of an earlier launch of the same name is removed; a process that is killed or interrupted leaves none.
-    """
+    """Record how the enclosed block ended: status, exit code and message. The record of an earlier launch of the same
+    name is removed; a process that is killed or interrupted leaves none."""
     path = find_record(out_dir)
     if path is None:
         yield

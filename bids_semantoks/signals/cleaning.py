@@ -30,11 +30,9 @@ _LARGEST: Final = 1e15
 
 
 def count_padding(values: NDArray[np.floating]) -> int:
-    """Count the volumes at the end of (T, P) without data, which repeat one volume in all parcels.
-
-    The first of them is itself padding where all its parcels hold the same number, as zeros do; else it is the last
-    real volume. Volumes of NaN only are skipped; 0 for values that never vary.
-    """
+    """Count the volumes at the end of (T, P) without data, which repeat one volume in all parcels. The first of them is
+    itself padding where all its parcels hold the same number, as zeros do; else it is the last real volume. Volumes of
+    NaN only are skipped; 0 for values that never vary."""
     places = np.flatnonzero(~np.isnan(values).all(axis=1))
     rows, last = values[places], values[places[-1:]]
     differing = np.flatnonzero(((rows != last) & ~(np.isnan(rows) & np.isnan(last))).any(axis=1))
@@ -207,11 +205,9 @@ def _check_freedom(kept: Bools, n_regressors: int) -> None:
 def estimate_freedom(
     kept: Bools, n_regressors: int, *, repetition_time: float, band_pass: tuple[float, float] | None
 ) -> float:
-    """Estimate the share (0 to 1) of the degrees of freedom in the pass band that the regressors leave.
-
-    A band of width b over t seconds of kept data holds about 2 * b * t, and each filtered regressor takes one: 36
-    regressors remove nearly everything from 200 s between 0.01 and 0.1 Hz, whatever the number of volumes.
-    """
+    """Estimate the share (0 to 1) of the degrees of freedom in the pass band that the regressors leave. A band of width
+    b over t seconds of kept data holds about 2 * b * t, and each filtered regressor takes one: 36 regressors remove
+    nearly everything from 200 s between 0.01 and 0.1 Hz, whatever the number of volumes."""
     low, high = pass_band(band_pass, repetition_time=repetition_time)
     width = (high or 0.5 / repetition_time) - (low or 0.0)
     available = 2 * width * float(kept.sum()) * repetition_time

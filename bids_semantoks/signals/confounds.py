@@ -96,11 +96,9 @@ class ConfoundsTable:
         return values.copy()
 
     def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> Floats:
-        """Read an existing column (T,), finite in every kept volume.
-
-        n/a in the first volume (derivatives) becomes the value of the first kept volume that has one, or 0 if there is
-        none. Raises RunFailed bad_confounds for n/a in a later kept volume.
-        """
+        """Read an existing column (T,), finite in every kept volume. n/a in the first volume (derivatives) becomes the
+        value of the first kept volume that has one, or 0 if there is none. Raises RunFailed bad_confounds for n/a in a
+        later kept volume."""
         values = self.read_column(name)
         known = np.flatnonzero(kept & ~np.isnan(values))
         if np.isnan(values[0]):
@@ -155,10 +153,8 @@ def read_censored(run: Run, n_volumes: int, *, hint: str) -> tuple[NDArray[np.bo
 
 def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:
     """Open the confounds of a run not yet denoised; ICA-AROMA components are read only if `denoising` uses them.
-
     Returns a table where columns were computed or added, else the path of fMRIPrep's table, or None. Raises RunFailed
-    bad_confounds (damaged or mismatched files), RunSkipped no_content (datalad link without content).
-    """
+    bad_confounds (damaged or mismatched files), RunSkipped no_content (datalad link without content)."""
     if run.confounds is not None and run.columns:
         return load_movement(run.confounds, run.columns, repetition_time=repetition_time)
     if run.confounds is not None and run.tables and "ica_aroma" in denoising.strategy:
@@ -272,10 +268,8 @@ def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
 
 def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, Floats, str]:
     """Design ``lp:HZ`` or ``notch:LOW-HIGH``: numerator and denominator to run forwards and backwards, and a note.
-
-    Edges of a stop band above the Nyquist frequency are replaced by their aliases (Fair et al. 2020,
-    NeuroImage 208, 116400). Raises RunFailed bad_confounds for edges that this repetition time (s) does not allow.
-    """
+    Edges of a stop band above the Nyquist frequency are replaced by their aliases (Fair et al. 2020, NeuroImage 208,
+    116400). Raises RunFailed bad_confounds for edges that this repetition time (s) does not allow."""
     from scipy.signal import butter, iirnotch
 
     kind, edges = parse_motion_filter(motion_filter)
@@ -304,11 +298,9 @@ def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, F
 def filter_motion(
     table: ConfoundsTable, motion_filter: str, *, n_dummy: int, repetition_time: float, notes: list[str]
 ) -> FilteredMotion:
-    """Compute framewise displacement (T,) in mm from the six movement parameters of a table, filtered.
-
-    Volumes before `n_dummy` are not filtered, since their jumps would cause ringing; they and the first volume after
-    them are NaN. Raises RunFailed bad_confounds if a parameter is missing or was filtered before.
-    """
+    """Compute framewise displacement (T,) in mm from the six movement parameters of a table, filtered. Volumes before
+    `n_dummy` are not filtered, since their jumps would cause ringing; they and the first volume after them are NaN.
+    Raises RunFailed bad_confounds if a parameter is missing or was filtered before."""
     option = f"--motion-filter {motion_filter}"
     if _is_filtered(table.path):
         table.refuse(f"contains motion parameters that are already filtered; {option} would filter them again")

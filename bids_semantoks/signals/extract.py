@@ -34,11 +34,8 @@ _LITTLE_FREEDOM = 0.3
 
 
 def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regressors:
-    """Check a run without reading its voxels; return its regressors and kept volumes.
-
-    Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_mask, no_repetition_time,
-    no_confounds, bad_confounds or bad_image.
-    """
+    """Check a run without reading its voxels; return its regressors and kept volumes. Raises RunSkipped no_content,
+    too_short or too_few_kept; RunFailed no_mask, no_repetition_time, no_confounds, bad_confounds or bad_image."""
     series, _ = _open_run(run)
     repetition_time, _ = decide_repetition_time(run, series.repetition_time)
     return _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
@@ -88,10 +85,8 @@ def _select_volumes(
 
 def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: Denoising) -> ParcelSignals:
     """Extract the raw and cleaned parcel signals (T, P) of one run; NaN columns where coverage < `config.min_coverage`.
-
-    Raises AtlasError if the atlas is in another space than the run or covers nothing of it; RunSkipped and RunFailed
-    as `check_run`, and RunFailed space_mismatch or low_coverage.
-    """
+    Raises AtlasError if the atlas is in another space than the run or covers nothing of it; RunSkipped and RunFailed as
+    `check_run`, and RunFailed space_mismatch or low_coverage."""
     if run.space != atlas.space:
         raise AtlasError(
             f"The atlas {atlas.name} is in space {atlas.space}, {run.bold} in {run.space or 'an unknown space'}.",
@@ -159,11 +154,9 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
 
 
 def compute_temporal_snr(raw: Floats, kept: Bools) -> Floats:
-    """Compute the mean of each parcel's signal over its SD around a line, in kept volumes: (T, P) -> (P,).
-
-    NaN for absent and constant parcels and below 1: the SD of a BOLD signal does not exceed its mean, so the mean must
-    have been removed already.
-    """
+    """Compute the mean of each parcel's signal over its SD around a line, in kept volumes: (T, P) -> (P,). NaN for
+    absent and constant parcels and below 1: the SD of a BOLD signal does not exceed its mean, so the mean must have
+    been removed already."""
     signals = raw[kept]
     line = np.stack([np.ones(len(signals)), np.linspace(-1, 1, len(signals))], axis=1)
     deviation = (signals - line @ np.linalg.lstsq(line, np.nan_to_num(signals), rcond=None)[0]).std(axis=0)
