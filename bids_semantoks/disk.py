@@ -23,16 +23,13 @@ if TYPE_CHECKING:
 
 #: A file-size limit ends a write in the same way as a full disk or an exceeded quota.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 # Messages of libraries in other languages, whose errors have no number: Rust, C and SQLite.
 _SAID: Final = (*(f"(os error {number})" for number in _FULL), os.strerror(errno.ENOSPC), "disk is full")
-
 # Names of temporary files, folders and segments with their owner, as `tag_owner` writes it; before 0.2, without.
 _OWNER: Final = re.compile(r"([0-9a-f]{8})-(\d+)-(\d*)-")
 _TEMPORARY: Final = re.compile(
     rf"\.(?:{_OWNER.pattern})?[0-9a-f]{{12}}\.tmp|(?:\.making-|bids_semantoks-fetched-){_OWNER.pattern}.*"
 )
-
 #: Seconds without a write after which a file counts as left behind if its owner cannot be checked.
 _PATIENCE: Final = 86400.0
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("bids_semantoks")
 AtlasNames = tuple[tuple[str, ...], tuple[str, ...]]  # parcels and networks, (P,) each
-
 #: Keys that the sidecar of an embedding copies from that of its signals.
 _INHERITED = (
     "Atlas",
@@ -52,7 +51,6 @@ _INHERITED = (
     "VolumesDropped",
     "MeanFramewiseDisplacement",
 )
-
 #: Rows of tokens whose similarities a sidecar holds.
 _MOST_COMPARED: Final = 64
 

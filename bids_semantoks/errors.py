@@ -122,16 +122,13 @@ def name_count(number: int, thing: str) -> str:
 _HIDDEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
-
 # A colon only if it would start a link, an underscore only before a word: names should remain legible.
 _MARKDOWN: Final = re.compile(r"[\\*\[\]@$^~]|&(?=#?\w+;)|:(?=//)|(?<![^\W_])_")
-
 _LATEX: Final = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
 }
-
 # Characters besides ASCII that pdfTeX supports without packages: Latin letters, dashes, quotes, bullets, the euro.
 _NOT_LATEX: Final = re.compile("[^\x20-\x7e\xa1-\u017f\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u20ac]")
 

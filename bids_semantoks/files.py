@@ -29,7 +29,6 @@ _MISSING: Final = frozenset(
         *("1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "1.#nan", "-1.#nan"),
     }
 )
-
 # UTF-32 first: the mark of UTF-16 begins its own.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),

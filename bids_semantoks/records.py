@@ -20,7 +20,6 @@ else:
 
 #: Endings of the files of series that came parcellated.
 SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
-
 CANONICAL_NETWORKS = (
     "Vis",
     "SomMot",

@@ -34,7 +34,6 @@ from bids_semantoks.signals.extract import check_names, check_run, extract_signa
 from bids_semantoks.signals.read_series import read_series
 
 _ACTIONS: Final = ("make", "keep", "skip", "fail", "refuse")
-
 LOGGER = logging.getLogger("bids_semantoks")
 
 

@@ -16,7 +16,6 @@ from bids_semantoks.errors import ConfigurationError, LegibleParser, ModelError,
 from bids_semantoks.runtime.downloads import is_offline
 
 _ID_COLUMNS = ("participant_id", "subject_id", "id")
-
 _NEXT = """To embed them:
   bids_semantoks {out} OUT_DIR participant"""
 

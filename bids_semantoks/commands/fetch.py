@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("bids_semantoks")
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
-
 _SURFACES = ("fsLR", "fsaverage")
-
 _NEXT = """To use it, here or on an offline machine with access to the directory:
   export {variable}={directory}"""
 

@@ -24,10 +24,8 @@ from bids_semantoks.version import __version__
 
 #: Reason of runs excluded by --exclude-by or --exclude-runs.
 EXCLUDED: Final = "excluded"
-
 #: A row of group_qc.tsv by column, None where a value is unknown.
 Row = dict[str, Any]
-
 #: Columns of entities, by key.
 _ENTITIES: Final = {
     "task": "task",

@@ -15,7 +15,6 @@ KEPT, REGRESSED = "kept", "regressed out"
 NOTHING: Final = "nothing"
 UNSCRUBBED: Final = "none"
 ELSEWHERE: Final = "by the pipeline before"
-
 #: Beginnings of the names of regressors and what these remove; cosines belong to the filter, and the global signal is
 #: handled separately.
 _KINDS: Final = (
@@ -95,11 +94,9 @@ _MIN_COVERAGE: Final = 0.8
 _USUAL_COVERAGE: Final = 0.9
 #: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/reference/methods.md).
 _SCRUBBED_SLACK: Final = 0.1
-
 #: Properties whose limits are the same for all encoders.
 _JUDGED_BY_US: Final = ("coverage", "networks")
 _OURS: Final = "convention of bids_semantoks"
-
 #: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s). UK Biobank
 #: cleans by ICA-FIX; the paper names neither regressors nor scrubbing.
 PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {

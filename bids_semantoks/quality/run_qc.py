@@ -20,7 +20,6 @@ from bids_semantoks.quality.fit import GREEN, find_worst, judge_fit
 from bids_semantoks.quality.limits import measure_run
 
 LOGGER = logging.getLogger("bids_semantoks")
-
 #: Key of the run's mean embedding (dims,), as base64 of half floats: only the cohort can say how unusual it is.
 MEAN_EMBEDDING: Final = "mean_embedding"
 _TEXT: Final = ("input_fit", "version", MEAN_EMBEDDING)

@@ -25,16 +25,12 @@ from bids_semantoks.files import hash_content, hash_file, open_atomic, write_tex
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 _PATIENCE: Final = 5.0  # seconds
 _OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
 # Variables with the number of this job in an array (SLURM, PBS, LSF, Grid Engine); the last two set it in all jobs.
 _ARRAYS: Final = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
-
 _NO_ARRAY: Final = ("", "0", "undefined")
 CACHE_VARIABLE: Final = "BIDS_SEMANTOKS_CACHE_DIR"
-
 # Below our cache, and below the directory that `bids_semantoks-fetch` fills.
 ATLASES: Final = "atlases"
-
 TEMPLATEFLOW: Final = "templateflow"
 HUB: Final = "huggingface/hub"
 GRIDS: Final = "grids"
@@ -42,9 +38,7 @@ LOG = logging.getLogger("bids_semantoks")
 TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
 _DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
 _BLOCK: Final = 1 << 20
-
 _ROOM: Final = "Free disk space and rerun."
-
 # What to do where the hub refuses.
 _TERMS: Final = "Log in at {page}, accept its terms, and set HF_TOKEN to a token of that account (hf auth login)."
 _LOGIN: Final = "Check the name; for a private repository, set HF_TOKEN (hf auth login)."

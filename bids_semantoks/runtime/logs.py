@@ -20,10 +20,8 @@ from bids_semantoks.files import write_json
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
 _CLEAR = "\r\x1b[2K"
 _STDERR = 2
-
 # These libraries write to the terminal through handlers of their own.
 _SELF_MADE = ("nibabel.global", "nilearn", "huggingface_hub", "matplotlib")
-
 LOGGER = logging.getLogger("bids_semantoks")
 
 
@@ -258,7 +256,6 @@ BAR_SECONDS: Final = 0.5
 _BAR_WIDTH: Final = 20
 #: The first units may include start-up costs and are not representative.
 FIRST_ESTIMATE: Final = 3
-
 _Item = TypeVar("_Item")
 
 

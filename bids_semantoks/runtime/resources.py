@@ -23,16 +23,12 @@ from bids_semantoks.errors import ConfigurationError, SemantoksError, TrainingSt
 from bids_semantoks.files import write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
-
 #: Memory of one process besides the encoder's weights, measured on 2 mm runs.
 _PROCESS_BYTES = 900 * 2**20
-
 #: Processes that share a GPU unless more are requested: each keeps its own context and weights in GPU memory.
 _GPU_PROCS = 8
-
 #: Cache folders of libraries, by the variable that moves them.
 _CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
-
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -235,7 +231,6 @@ def handle_signals(
 
 #: What each of several processes must know to find the others, as torchrun sets it.
 _REQUIRED: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
 #: Variables with the number of tasks that a launcher started (SLURM; Open MPI; MPICH, Intel; MVAPICH2; LSF).
 _TASKS: Final = {
     "SLURM_STEP_NUM_TASKS": "srun",
@@ -244,7 +239,6 @@ _TASKS: Final = {
     "MV2_COMM_WORLD_SIZE": "mpirun",
     "JSM_NAMESPACE_SIZE": "jsrun",
 }
-
 _HINT: Final = (
     "Start the processes with torchrun, on several nodes as cluster/slurm/pretrain.sbatch does; for a single process "
     "unset RANK, WORLD_SIZE and LOCAL_RANK."

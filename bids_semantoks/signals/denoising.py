@@ -12,7 +12,6 @@ from bids_semantoks.files import read_json
 
 HIGH_PASS_PERIOD: Final = 128.0  # cut-off (s) of the high-pass that fMRIPrep's cosines implement
 PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "acompcor", "ica_aroma", "ica_aroma_aggr")
-
 MODELS: Final = {
     "basic": ("",),
     "derivatives": ("", "_derivative1"),

@@ -24,7 +24,6 @@ PTSERIES: Final = ".ptseries.nii"
 _NPY: Final = ".npy"
 #: Hint for a table whose number of rows matches the parcels; continues the sentence on its columns.
 TRANSPOSED: Final = '; its number of rows matches: set "volumes": "columns" in the layout if each row is a parcel'
-
 # Leading columns with row names or time, as written by pandas, R and AFNI.
 _ROW_NAMES: Final = frozenset({"", "file", "sub-brick", "volume", "time", "timepoint", "frame", "index"})
 

@@ -47,7 +47,6 @@ from bids_semantoks.signals.volume_means import (
 )
 
 Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
-
 _SAME_AFFINE: Final = 1e-3
 # Coordinates halfway between two voxels are always rounded up, whatever the rounding error of the affines.
 _TIE: Final = 1e-6
