@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 
@@ -110,6 +111,11 @@ class RunSkipped(RunError):
 def name_some(items: Sequence[object]) -> str:
     """List at most five items, and how many more there are, for a message."""
     return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+
+
+def list_twice(items: Iterable[Any]) -> list[Any]:
+    """List the items that occur more than once, sorted."""
+    return sorted(item for item, count in Counter(items).items() if count > 1)
 
 
 def name_count(number: int, thing: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.config.options import check, check_least, list_changed, option, spell_flag
+from bids_semantoks.errors import list_twice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -340,7 +341,7 @@ class ProbingConfig:
             f"--finetune cannot remove covariates ({', '.join(self.covariate)}), since it trains on signals.",
             "Remove --finetune or --covariate, or separate groups with --leave-out.",
         )
-        twice = sorted({name for name in self.replicates if self.replicates.count(name) > 1})
+        twice = list_twice(self.replicates)
         check(not twice, f"--replicates has duplicates: {', '.join(twice)}.")
         check(
             bool(self.scaling) or self.scaling_seeds == 3,
@@ -348,8 +349,8 @@ class ProbingConfig:
         )
         outside = [share for share in self.scaling if not 0 < share <= 1]
         check(not outside, f"--scaling shares must be above 0 and at most 1, found {', '.join(map(str, outside))}.")
-        doubled = sorted({share for share in self.scaling if self.scaling.count(share) > 1})
-        check(not doubled, f"--scaling has duplicates: {', '.join(map(str, doubled))}.")
+        twice = list_twice(self.scaling)
+        check(not twice, f"--scaling has duplicates: {', '.join(map(str, twice))}.")
 
     def _check_predictors(self) -> None:
         name, model = self.save_predictor, self.save_predictor_model

@@ -81,9 +81,7 @@ def can_connect(address: str) -> bool:
     return True
 
 
-@functools.cache
-def _can_connect_once(server: str) -> bool:
-    return can_connect(server)
+_can_connect_once = functools.cache(can_connect)
 
 
 def find_obstacle(address: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from bids_semantoks import files
 from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.disk import check_content
-from bids_semantoks.errors import RunFailed, RunSkipped, name_some
+from bids_semantoks.errors import RunFailed, RunSkipped, list_twice, name_some
 from bids_semantoks.files import is_missing, parse_table
 from bids_semantoks.records import FilteredMotion, Floats, Run
 from bids_semantoks.signals.denoising import AROMA, HIGH_PASS_PERIOD, Denoising
@@ -26,34 +25,34 @@ _HEAD_RADIUS: Final = 50.0  # mm
 _NO_WIDTH: Final = 1e-6  # Hz
 
 
-class ConfoundsTable:
-    """A TSV of confounds with a header; columns are checked when read. `text` replaces the content of the file. Raises
-    RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
+Column = Sequence[str] | Floats
 
-    def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
+
+class ConfoundsTable:
+    """A TSV of confounds with a header, or `columns` (T,) in its place: numbers, or text that is checked when read.
+    Raises RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Column] | None = None, *, hint: str = "") -> None:
         self.path = path
         self._hint = hint or "Use another --denoise preset, or rerun fMRIPrep so that it writes these columns."
+        self._columns = dict(self._read_text() if columns is None else columns)
+        self.names = tuple(self._columns)
+        self.n_rows = len(self._columns[self.names[0]])
+
+    def _read_text(self) -> dict[str, Column]:
         try:
-            names, self._rows, _ = parse_table(read_text(path) if text is None else text)
+            names, rows, _ = parse_table(read_text(self.path))
         except ValueError as error:
             self.refuse(str(error))
         if not names:
             self.refuse("is empty")
-        self.names = tuple(names)
-        if all(_is_number(name) for name in self.names):
+        if all(map(_is_number, names)):
             self.refuse(
                 "has no header: its first line contains only numbers", hint="Was it written by fMRIPrep before 1.2?"
             )
-        twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
-        if twice:
+        if twice := list_twice(names):
             self.refuse(f"has duplicate columns: {', '.join(twice[:5])}")
-        self._index = {name: position for position, name in enumerate(self.names)}
-        self._columns: dict[str, Floats] = {}
-
-    @property
-    def n_rows(self) -> int:
-        """Rows below the header."""
-        return len(self._rows)
+        return {name: [row[position] for row in rows] for position, name in enumerate(names)}
 
     def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
         """Raise RunFailed bad_confounds; `problem` continues the sentence after the path."""
@@ -61,32 +60,26 @@ class ConfoundsTable:
 
     def check_columns(self, names: Sequence[str], why: str) -> None:
         """Raise RunFailed bad_confounds with the missing columns and why they are required."""
-        missing = [name for name in names if name not in self._index]
+        missing = [name for name in names if name not in self._columns]
         if missing:
             self.refuse(f"lacks {name_some(missing)}, required for {why}", hint=self._hint)
 
-    def read_cells(self, name: str) -> tuple[str, ...]:
-        """Return the cells (T,) of an existing column as text."""
-        position = self._index[name]
-        return tuple(row[position] for row in self._rows)
+    def with_columns(self, columns: Mapping[str, Column]) -> ConfoundsTable:
+        """Return a new table of the same path with columns appended."""
+        return ConfoundsTable(self.path, {**self._columns, **columns}, hint=self._hint)
 
-    def with_columns(self, cells: Mapping[str, Sequence[str]]) -> ConfoundsTable:
-        """Return a new table of the same path with columns appended, cells (T,) by name."""
-        lines = ["\t".join((*self.names, *cells))]
-        lines += [
-            "\t".join((*row, *more)) for row, more in zip(self._rows, zip(*cells.values(), strict=True), strict=True)
-        ]
-        return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
+    def read_cells(self, name: str) -> Column:
+        """Return an existing column (T,) as it is."""
+        return self._columns[name]
 
     def read_column(self, name: str) -> Floats:
         """Read an existing column (T,); NaN for n/a. Raises RunFailed bad_confounds with the row
         of a value that is neither finite nor n/a."""
-        if name in self._columns:
-            return self._columns[name].copy()
-        position = self._index[name]
+        cells = self._columns[name]
+        if isinstance(cells, np.ndarray):
+            return cells.copy()
         values = np.full(self.n_rows, np.nan)
-        for number, row in enumerate(self._rows):
-            cell = row[position]
+        for number, cell in enumerate(cells):
             if is_missing(cell):
                 continue
             if not _is_number(cell):
@@ -185,10 +178,8 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
         table |= {f"{name}_power2": named[name] ** 2, f"{name}_derivative1_power2": step**2}
     table[DISPLACEMENT] = compute_displacement(np.stack([named[name] for name in MOVEMENTS]))
     table |= build_cosines(len(values), repetition_time)
-    rows = np.stack(list(table.values()), axis=1).tolist()
-    lines = ["\t".join("n/a" if math.isnan(cell) else repr(cell) for cell in row) for row in rows]
     hint = "With movement regressors only, use --denoise none or 24p; --fd-threshold also works."
-    return ConfoundsTable(path, text="\n".join(["\t".join(table), *lines]), hint=hint)
+    return ConfoundsTable(path, table, hint=hint)
 
 
 def compute_displacement(parameters: Floats) -> Floats:
@@ -249,8 +240,7 @@ def _add_components(table: ConfoundsTable, paths: tuple[Path, ...], prefix: str)
         signal = np.column_stack([np.ones(len(values)), values[:, ~is_noise]])
         noise = noise - signal @ np.linalg.lstsq(signal, noise, rcond=None)[0]
     width = max(2, len(str(len(rejected))))
-    columns = enumerate(noise.T.tolist())
-    return table.with_columns({f"{prefix}{n:0{width}d}": [repr(cell) for cell in column] for n, column in columns})
+    return table.with_columns({f"{prefix}{n:0{width}d}": column for n, column in enumerate(noise.T)})
 
 
 def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
@@ -258,7 +248,7 @@ def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
     table = ConfoundsTable(path)
     if "classification" not in table.names:
         table.refuse("has no column classification")
-    classes = [cell.strip() for cell in table.read_cells("classification")]
+    classes = [str(cell).strip() for cell in table.read_cells("classification")]
     if len(classes) != len(mixing.names):
         raise RunFailed(
             "bad_confounds", f"{path} has {len(classes)} components, but {mixing.path} {len(mixing.names)} columns."

@@ -41,14 +41,6 @@ class Regressors:
     warnings: tuple[str, ...] = ()
     filtered_motion: FilteredMotion | None = None
 
-    def __post_init__(self) -> None:
-        if self.values.shape != (self.kept.size, len(self.names)):
-            raise ValueError(f"values {self.values.shape} do not fit {self.kept.size} volumes, {len(self.names)} names")
-        if self.framewise_displacement.shape != self.kept.shape:
-            raise ValueError(
-                f"framewise_displacement {self.framewise_displacement.shape} does not fit {self.kept.size}"
-            )
-
 
 def has_confounds(path: Path | None, denoising: Denoising, config: SignalsConfig, *, missing: str = "") -> bool:
     """Return whether a confounds table is there; RunFailed no_confounds if it is missing, but needed."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_tables import is_numbered
 from bids_semantoks.disk import check_content, check_size, read_array
-from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
+from bids_semantoks.errors import InputError, RunFailed, RunSkipped, list_twice, name_some
 from bids_semantoks.files import decode_text, is_missing, read_cells, split_lines
 from bids_semantoks.images.volumes import DAMAGED, one_line
 from bids_semantoks.records import Floats, Run
@@ -126,8 +126,8 @@ def _read_names(rows: Sequence[Sequence[str]], path: Path) -> tuple[tuple[str, .
     if _holds_values(columns):
         # Columns are unnamed, so an empty first cell is a missing value.
         return _number(len(cells)), 0, False
-    if len(set(columns)) < len(columns):
-        refuse_table(path, f"has duplicate columns: {name_some(sorted({c for c in columns if columns.count(c) > 1}))}")
+    if twice := list_twice(columns):
+        refuse_table(path, f"has duplicate columns: {name_some(twice)}")
     return columns, skip, True
 
 
@@ -227,8 +227,7 @@ def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]
         raise RunFailed("bad_image", f"{path} has axes {', '.join(kinds)}; expected a parcel series.")
     # XML text can contain characters that would end a cell or line in our tables.
     columns = tuple(re.sub(r"[\t\n\v\f\r]+", " ", str(name)) for name in axes[1].name)
-    if len(set(columns)) < len(columns):
-        twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice := list_twice(columns):
         raise RunFailed("bad_image", f"{path} has duplicate parcels: {name_some(twice)}.")
     values[np.isinf(values)] = np.nan
     # Parcels without data are zeros here, but n/a in the tables of the same pipeline.
