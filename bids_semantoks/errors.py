@@ -118,9 +118,9 @@ def list_twice(items: Iterable[Any]) -> list[Any]:
     return sorted(item for item, count in Counter(items).items() if count > 1)
 
 
-def name_count(number: int, thing: str) -> str:
-    """Write a number of things: ``1 run``, ``2 runs``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def name_count(number: int, one: str, many: str = "") -> str:
+    """Write a number of things, ``1 run``, ``2 runs``; `many` where the plural has more than an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 #: Non-printing characters: controls (escape sequences, line breaks), text directions, which can make a text appear

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from bids_semantoks.disk import is_full
-from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError, name_count
 from bids_semantoks.files import read_object, write_json
 from bids_semantoks.outputs.store import OutputPaths, find_statuses, read_former_status
 from bids_semantoks.runtime.logs import FIRST_ESTIMATE, describe_seconds
@@ -199,7 +199,8 @@ def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally
             report_outcome(job, outcome, progress="[done]")
             lost.append(job)
     if tally.n_kept:
-        LOGGER.info("Keeping %d runs that are complete from an earlier call with the same settings", tally.n_kept)
+        kept = name_count(tally.n_kept, "run that is", "runs that are")
+        LOGGER.info("Keeping %s complete from an earlier call with the same settings", kept)
     return lost
 
 
@@ -244,7 +245,7 @@ def run_batch(
 def _leave_out(jobs: Collection[Job], reason: str, cause: str, tally: Tally) -> None:
     """Record runs that were not attempted as failed; their reason is not
     tallied, since it must not determine the exit code."""
-    LOGGER.warning("%d runs were not attempted: %s.", len(jobs), cause)
+    LOGGER.warning("%s not attempted: %s.", name_count(len(jobs), "run was", "runs were"), cause)
     for job in jobs:
         record_status(job, Outcome(status="failed", reason=reason, message=f"Not attempted: {cause}."), device="")
     tally.n_failed += len(jobs)

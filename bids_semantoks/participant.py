@@ -15,7 +15,7 @@ from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_a
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
-from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, name_count
 from bids_semantoks.files import read_object, write_json
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.accounting import describe_absent_content
@@ -190,9 +190,9 @@ def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, R
         averaged_over=next((run for run in runs if run.warp), runs[0]).averaged_over,
     )
     LOGGER.info(
-        "Found %d runs of %d participants in %s; atlas %s (%d parcels); %s.",
-        len(runs),
-        len({run.entity("sub") for run in runs}),
+        "Found %s of %s in %s; atlas %s (%d parcels); %s.",
+        name_count(len(runs), "run"),
+        name_count(len({run.entity("sub") for run in runs}), "participant"),
         atlas.space or "an unknown space",
         atlas.name,
         len(atlas.parcels),

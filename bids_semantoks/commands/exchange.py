@@ -12,7 +12,7 @@ from typing import Final
 from bids_semantoks.commands import Program
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
 from bids_semantoks.disk import open_folder
-from bids_semantoks.errors import ConfigurationError, LegibleParser, ModelError, ResourceError, show_hidden
+from bids_semantoks.errors import ConfigurationError, LegibleParser, ModelError, ResourceError, name_count, show_hidden
 from bids_semantoks.runtime.downloads import is_offline
 
 _ID_COLUMNS = ("participant_id", "subject_id", "id")
@@ -37,7 +37,7 @@ def _import(options: argparse.Namespace) -> None:
         task=options.task,
     )
     out = show_hidden(str(options.out))
-    print(f"{n_runs} run{'' if n_runs == 1 else 's'} of parcel series in {out}.")
+    print(f"{name_count(n_runs, 'run')} of parcel series in {out}.")
     print(_NEXT.format(out=out))
 
 

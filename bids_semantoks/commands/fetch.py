@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from bids_semantoks.commands import Program
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.errors import AtlasError, InputError, LegibleParser, ModelError, show_hidden
+from bids_semantoks.errors import AtlasError, InputError, LegibleParser, ModelError, name_count, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import (
     ATLASES,
@@ -246,7 +246,7 @@ def _fetch_asked(options: argparse.Namespace) -> None:
         raise InputError("The user has no home directory for a cache.", hint="Give a target directory.")
     found = fetch(directory, atlases=atlases, spaces=options.space, models=models)
     place = show_hidden(str(directory.absolute()))
-    print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
+    print(f"{name_count(len(found), 'file is', 'files are')} in {place}:")
     for path in found:
         name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
         print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
+from bids_semantoks.errors import name_count
 from bids_semantoks.files import read_rows, write_json, write_records
 from bids_semantoks.inputs.opening import find_absent
 from bids_semantoks.outputs.sidecars import read_column_descriptions, read_status
@@ -259,7 +260,8 @@ def describe_others(versions: Iterable[str]) -> str:
     if not counts:
         return ""
     listed = ", ".join(f"{count} by {version}" for version, count in sorted(counts.items()))
+    runs, are = name_count(counts.total(), "run was", "runs were"), "is" if counts.total() == 1 else "are"
     return (
-        f"{sum(counts.values())} runs were processed by other versions of bids_semantoks ({listed}; this is "
-        f"{__version__}) and are kept; use --redo-older-than {__version__} to recompute those of older versions."
+        f"{runs} processed by other versions of bids_semantoks ({listed}; this is "
+        f"{__version__}) and {are} kept; use --redo-older-than {__version__} to recompute those of older versions."
     )

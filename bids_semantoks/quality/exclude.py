@@ -10,7 +10,7 @@ from pathlib import Path
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, parse_entities
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.config.options import Rule, parse_rule
-from bids_semantoks.errors import InputError, name_some
+from bids_semantoks.errors import InputError, name_count, name_some
 from bids_semantoks.files import format_cell, read_text
 from bids_semantoks.inputs.selection import normalise_value
 from bids_semantoks.outputs.sidecars import read_column_descriptions
@@ -35,9 +35,9 @@ def find_excluded(
     chosen = {stem: (EXCLUDED, why) for stem, why in found.items() if stem in wanted}
     if chosen:
         first = next(iter(chosen))
-        LOGGER.warning("Excluding %d runs, the first is %s: %s.", len(chosen), first, chosen[first][1])
+        LOGGER.warning("Excluding %s, the first is %s: %s.", name_count(len(chosen), "run"), first, chosen[first][1])
     else:
-        LOGGER.warning("--exclude-by and --exclude-runs match none of %d runs.", len(wanted))
+        LOGGER.warning("--exclude-by and --exclude-runs match none of %s.", name_count(len(wanted), "run"))
     return chosen
 
 

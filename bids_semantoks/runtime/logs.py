@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeVar
 
-from bids_semantoks.errors import ConfigurationError, show_hidden
+from bids_semantoks.errors import ConfigurationError, name_count, show_hidden
 from bids_semantoks.files import write_json
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
@@ -98,10 +98,8 @@ class Console(logging.Handler):
             self._write(_CLEAR)
             self.status = ""
         if self.n_repeated and self.level <= logging.INFO:
-            is_one = self.n_repeated == 1
-            what = "similar warning" if is_one else "similar warnings"
             where = "; see the log" if has_log else ""
-            self._write(f"{self.n_repeated} {what} suppressed{where}.\n")
+            self._write(f"{name_count(self.n_repeated, 'similar warning')} suppressed{where}.\n")
         self.n_repeated = 0
 
     def _write(self, text: str) -> None:
