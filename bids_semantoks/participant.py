@@ -109,17 +109,13 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     if tally.n_failed:
         _clear_failed(plan, encoder, todo)
     _remove_features(plan, former)
-    _warn_of_absent(tally)
+    if tally.absent:
+        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
     reports.write_rest()
     write_methods(plan, encoder, jobs)
     reports.update_methods(job.participant for job in jobs)
     report_all(config, plan.dataset, encoder.loaded.name if encoder else None, [job.version for job in done])
     return tally
-
-
-def _warn_of_absent(tally: Tally) -> None:
-    if tally.absent:
-        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
