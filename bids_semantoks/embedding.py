@@ -307,7 +307,7 @@ def leave_out_damaged(stored: Sequence[StoredRun], tally: Tally) -> list[StoredR
         try:
             check_table(run.paths.signals, run.sidecar)
         except RunFailed as error:
-            outcome = Outcome(status="failed", reason=error.reason, message=str(error))
+            outcome = Outcome("failed", error.reason, str(error))
             record_status(run, outcome, device="")
             note_damage(run.paths.signals)
             tally.n_ok -= 1
