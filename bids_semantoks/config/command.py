@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -107,6 +108,13 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
     return sections
 
 
+@functools.cache
+def read_help() -> dict[str, str]:
+    """Read what --help says of each option, by field."""
+    texts: dict[str, str] = read_json(Path(__file__).parent.parent / "data" / "options.json")
+    return texts
+
+
 class _LastOption(click.Option):
     """List option whose last occurrence counts, as for single-value options, so that scripts can be overridden."""
 
@@ -118,7 +126,7 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
     metadata = field.metadata
     flag = spell_flag(field.name)
     names = [field.name, flag, *metadata["aliases"]]
-    settings: dict[str, Any] = {"help": metadata["help"], "metavar": metadata["metavar"]}
+    settings: dict[str, Any] = {"help": read_help()[field.name], "metavar": metadata["metavar"]}
     if kind is bool:
         settings["is_flag"] = True
     elif metadata["rest"]:
@@ -139,7 +147,7 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
     if default not in (None, (), False) and kind is not bool and field.name != "verbose":
         values = default if isinstance(default, tuple) else (str(default),)
         shown = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-        settings["help"] = f"{metadata['help']}  [default: {shown}]"
+        settings["help"] += f"  [default: {shown}]"
     options = [(_LastOption if metadata["rest"] else click.Option)(names, **settings)]
     if metadata["off"]:
         options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Disable {flag}."))

@@ -15,40 +15,17 @@ from bids_semantoks.errors import list_twice
 class PretrainingConfig:
     """Pretrain an encoder on the signals (group level)."""
 
-    pretrain: bool = option(False, "Pretrain an encoder on the stored signals, then embed with it.")
-    encoder_config: str = option("paper", "Architecture: paper, small, tiny, or a JSON file.", metavar="NAME_OR_FILE")
-    encoder_name: str | None = option(
-        None, "Name of the encoder in OUT_DIR/encoders; by default that of the architecture.", metavar="NAME"
-    )
-    training_config: Path | None = option(
-        None, "JSON file that overrides the recipe: masks, ratios, loss weights, augmentation.", metavar="FILE"
-    )
-    epochs: int | None = option(None, "Passes over the participants.  [default: the recipe's, 100]", metavar="N")
-    train_batch_size: int | None = option(
-        None,
-        "Participants per step, over all GPUs.  [default: 512; with fewer data the largest power of "
-        "two that leaves 8 steps per epoch]",
-        metavar="N",
-    )
-    accumulate: int = option(
-        1, "Number of parts for gradient accumulation, if a batch does not fit in memory.", metavar="N"
-    )
-    learning_rate: float | None = option(
-        None,
-        "Peak learning rate at batch size 256; scaled with the batch size.  [default: the recipe's, 0.0007]",
-        metavar="RATE",
-    )
-    max_hours: float | None = option(
-        None, "Save and stop after this many hours; repeat the call to resume.", metavar="HOURS"
-    )
-    checkpoint_every: int | None = option(
-        None,
-        "Epochs between checkpoints.  [default: at the end of an epoch, at least two minutes apart]",
-        metavar="EPOCHS",
-    )
-    pretrain_data: Path | None = option(
-        None, "Pretrain on this HDF5 file (one volume every 2 s) instead of the signals in OUT_DIR.", metavar="FILE.h5"
-    )
+    pretrain: bool = option(False)
+    encoder_config: str = option("paper", metavar="NAME_OR_FILE")
+    encoder_name: str | None = option(None, metavar="NAME")
+    training_config: Path | None = option(None, metavar="FILE")
+    epochs: int | None = option(None, metavar="N")
+    train_batch_size: int | None = option(None, metavar="N")
+    accumulate: int = option(1, metavar="N")
+    learning_rate: float | None = option(None, metavar="RATE")
+    max_hours: float | None = option(None, metavar="HOURS")
+    checkpoint_every: int | None = option(None, metavar="EPOCHS")
+    pretrain_data: Path | None = option(None, metavar="FILE.h5")
 
     def __post_init__(self) -> None:
         check_least(self, 1, "epochs", "train_batch_size", "accumulate", "checkpoint_every")
@@ -76,143 +53,37 @@ _WITHOUT_PROBE: Final = {
 class ProbingConfig:
     """Predict phenotypes from embeddings (group level)."""
 
-    probe: tuple[str, ...] = option(
-        (), "Phenotypes to predict: columns of participants.tsv, sessions.tsv or phenotype/*.tsv.", metavar="COLUMN..."
-    )
-    probe_part: int | None = option(
-        None,
-        "Probe only the K-th phenotype of --probe (from 1), and store its results for the same call "
-        "without this option, which joins them; 0 only embeds.",
-        metavar="K",
-    )
-    phenotype: Path | None = option(
-        None,
-        "Phenotype table to search first: a path, or relative to BIDS_DIR or the raw dataset above it.",
-        metavar="FILE",
-    )
-    id_column: str | None = option(
-        None,
-        "ID column of the --phenotype table and of tables without participant_id (eid, record_id, "
-        "src_subject_id, ...).",
-        metavar="NAME",
-    )
-    protocol: str = option(
-        "nested",
-        "Nested cross-validation, the published evaluation (BatchNorm and a linear layer, trained by SGD), or that of "
-        "the Brainmarks benchmark (random splits, scaling, logistic regression; classes only).",
-        choices=("nested", "paper", "brainmarks"),
-    )
-    probe_kind: str = option(
-        "auto",
-        "Type of phenotypes; auto: text and integers with few distinct values are classes.",
-        choices=("auto", "classification", "regression"),
-    )
-    n_bins: int = option(
-        0, "Bin continuous phenotypes into this many classes of equal size; 0 disables binning.", metavar="N"
-    )
-    n_repeats: int = option(
-        10,
-        "Number of repetitions (5 folds each in the nested protocol; 100 with --protocol brainmarks); not used with "
-        "--splits and --leave-out.",
-        metavar="N",
-    )
-    splits: Path | None = option(
-        None, "Use the splits in this table (group_splits.tsv of an earlier call).", metavar="FILE"
-    )
-    same_splits: bool = option(
-        False,
-        "Use the same splits for all phenotypes of the same participants, not stratified by their values; faster, "
-        "since models share the most expensive computations with thousands of participants and connectivity.",
-    )
-    group_by: str | None = option(
-        None, "Keep participants with the same value (e.g. family, site) on one side of every split.", metavar="COLUMN"
-    )
-    leave_out: str | None = option(
-        None, "Leave-one-group-out (e.g. site) instead of repeated k-fold.", metavar="COLUMN"
-    )
-    covariate: tuple[str, ...] = option(
-        (),
-        "Covariates to remove from the features by regression fitted to training folds: columns, or mean_fd, max_fd, "
-        "kept_seconds, kept_share, scrubbed_share, temporal_snr, which need no column.",
-        metavar="COLUMN...",
-    )
-    harmonize: str | None = option(
-        None,
-        "Remove differences between the values of this column (site, scanner) from embeddings, connectivity and parcel "
-        "moments, fitted to training folds.",
-        metavar="COLUMN",
-    )
-    harmonize_method: str = option(
-        "combat",
-        "ComBat with empirical Bayes, or the mean and scale of each site as they are.",
-        choices=("combat", "mean_scale"),
-    )
-    harmonize_keep: tuple[str, ...] = option(
-        (),
-        "Covariates whose linear effects --harmonize keeps in the features; never the predicted phenotype.",
-        metavar="COLUMN...",
-    )
-    strata: tuple[str, ...] = option(
-        (),
-        "Also score the encoder within subgroups by these columns (sex, age, ...) if each class has ten participants; "
-        "numeric columns are split at their tertiles.",
-        metavar="COLUMN...",
-    )
-    n_permutations: int = option(200, "Number of label permutations for the p value; 0 disables the test.", metavar="N")
-    baselines: tuple[str, ...] = option(
-        _BASELINES,
-        "Models to compare with on the same splits; covariates are those of --covariate; none disables all baselines.",
-        metavar="NAME...",
-    )
-    replicates: tuple[str, ...] = option(
-        (),
-        "Encoders trained like --model with other seeds: scores are averaged over all of them within each split, and "
-        "random weights are drawn the same number of times.",
-        metavar="NAME_OR_PATH...",
-    )
-    network_importance: bool = option(
-        False, "Also probe with all networks but one masked, and with each network masked, on the same splits."
-    )
-    finetune: bool = option(
-        False, "Also fine-tune the encoder on each training part, in addition to probing the frozen encoder."
-    )
-    finetune_epochs: int = option(50, "Epochs of fine-tuning; the best on validation data is used.", metavar="N")
-    task_blocks: str | None = option(
-        None,
-        "Column of events.tsv to classify from blocks of up to 40 s, across and within participants.",
-        metavar="COLUMN",
-    )
-    save_predictor: str | None = option(
-        None,
-        "Fit a model to everybody after its evaluation and save it as predictors/NAME (NAME_PHENOTYPE for several): "
-        "the linear probe of the first --model, or of the given one (a model of group_probe.tsv).",
-        metavar="NAME [MODEL]",
-        rest="save_predictor_model",
-    )
+    probe: tuple[str, ...] = option((), metavar="COLUMN...")
+    probe_part: int | None = option(None, metavar="K")
+    phenotype: Path | None = option(None, metavar="FILE")
+    id_column: str | None = option(None, metavar="NAME")
+    protocol: str = option("nested", choices=("nested", "paper", "brainmarks"))
+    probe_kind: str = option("auto", choices=("auto", "classification", "regression"))
+    n_bins: int = option(0, metavar="N")
+    n_repeats: int = option(10, metavar="N")
+    splits: Path | None = option(None, metavar="FILE")
+    same_splits: bool = option(False)
+    group_by: str | None = option(None, metavar="COLUMN")
+    leave_out: str | None = option(None, metavar="COLUMN")
+    covariate: tuple[str, ...] = option((), metavar="COLUMN...")
+    harmonize: str | None = option(None, metavar="COLUMN")
+    harmonize_method: str = option("combat", choices=("combat", "mean_scale"))
+    harmonize_keep: tuple[str, ...] = option((), metavar="COLUMN...")
+    strata: tuple[str, ...] = option((), metavar="COLUMN...")
+    n_permutations: int = option(200, metavar="N")
+    baselines: tuple[str, ...] = option(_BASELINES, metavar="NAME...")
+    replicates: tuple[str, ...] = option((), metavar="NAME_OR_PATH...")
+    network_importance: bool = option(False)
+    finetune: bool = option(False)
+    finetune_epochs: int = option(50, metavar="N")
+    task_blocks: str | None = option(None, metavar="COLUMN")
+    save_predictor: str | None = option(None, metavar="NAME [MODEL]", rest="save_predictor_model")
     save_predictor_model: tuple[str, ...] = ()
-    apply_predictor: str | None = option(
-        None,
-        "Predict with a saved predictor, of this OUT_DIR by its name or of another study by its folder; for research "
-        "use only.",
-        metavar="NAME_OR_PATH",
-    )
-    recalibrate: str | None = option(
-        None,
-        "Column with true values of some people here, by which --apply-predictor corrects intercept and slope.",
-        metavar="COLUMN",
-    )
-    audit: bool = option(
-        False,
-        "Before sharing: measure how well embeddings identify people in another session or run, how many were in the "
-        "encoder's pretraining, and whether sex, age and site can be predicted.",
-    )
-    scaling: tuple[float, ...] = option(
-        (),
-        "Pretrain on these shares of the data (in OUT_DIR, in --pretrain-data, or in another study's "
-        "OUT_DIR given by -d) and probe each encoder; shares between 0 and 1.",
-        metavar="SHARE...",
-    )
-    scaling_seeds: int = option(3, "Number of encoders pretrained per share of --scaling.", metavar="N")
+    apply_predictor: str | None = option(None, metavar="NAME_OR_PATH")
+    recalibrate: str | None = option(None, metavar="COLUMN")
+    audit: bool = option(False)
+    scaling: tuple[float, ...] = option((), metavar="SHARE...")
+    scaling_seeds: int = option(3, metavar="N")
 
     def __post_init__(self) -> None:
         check_least(self, 1, "n_repeats", "finetune_epochs", "scaling_seeds")

@@ -19,7 +19,6 @@ ConfigT = TypeVar("ConfigT")
 
 def option(
     default: Any,
-    help: str,
     *,
     metavar: str | None = None,
     aliases: tuple[str, ...] = (),
@@ -27,10 +26,10 @@ def option(
     off: str | None = None,
     rest: str = "",
 ) -> Any:
-    """Declare a dataclass field that is also a command-line option; its metadata becomes the entry in ``--help``. `off`
-    names a flag that sets the field to None (``--no-band-pass``), `rest` a field that has no option and takes the
+    """Declare a dataclass field that is also a command-line option; ``data/options.json`` describes it in ``--help``.
+    `off` names a flag that sets the field to None (``--no-band-pass``), `rest` a field that has no option and takes the
     values after the first."""
-    metadata = {"help": help, "metavar": metavar, "aliases": aliases, "choices": choices, "off": off, "rest": rest}
+    metadata = {"metavar": metavar, "aliases": aliases, "choices": choices, "off": off, "rest": rest}
     return dataclasses.field(default=default, metadata=metadata)
 
 
