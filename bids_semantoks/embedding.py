@@ -42,14 +42,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 AtlasNames = tuple[tuple[str, ...], tuple[str, ...]]  # parcels and networks, (P,) each
 #: Keys that the sidecar of an embedding copies from that of its signals.
 _INHERITED = (
-    "Atlas",
-    "AbsentParcels",
-    "RepetitionTime",
-    "Denoising",
-    "VolumesTotal",
-    "VolumesKept",
-    "VolumesDropped",
-    "MeanFramewiseDisplacement",
+    *("Atlas", "AbsentParcels", "RepetitionTime", "Denoising"),
+    *("VolumesTotal", "VolumesKept", "VolumesDropped", "MeanFramewiseDisplacement"),
 )
 #: Rows of tokens whose similarities a sidecar holds.
 _MOST_COMPARED: Final = 64

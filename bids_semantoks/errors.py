@@ -15,6 +15,9 @@ class SemantoksError(Exception):
 
     exit_code = 1
 
+    def __init_subclass__(cls, *, exit_code: int | None = None) -> None:
+        cls.exit_code = cls.exit_code if exit_code is None else exit_code
+
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -24,46 +27,32 @@ class SemantoksError(Exception):
         return f"{self.message} {self.hint}".rstrip()
 
 
-class InputError(SemantoksError):
+class InputError(SemantoksError, exit_code=3):
     """A directory, participant, session, task, filter, space or phenotype was not found."""
 
-    exit_code = 3
 
-
-class ConfigurationError(SemantoksError):
+class ConfigurationError(SemantoksError, exit_code=4):
     """The options are invalid or contradict each other or the outputs on disk."""
 
-    exit_code = 4
 
-
-class ResourceError(SemantoksError):
+class ResourceError(SemantoksError, exit_code=5):
     """Memory, disk space or the requested device is not available."""
 
-    exit_code = 5
 
-
-class AtlasError(SemantoksError):
+class AtlasError(SemantoksError, exit_code=6):
     """The atlas was not found, is damaged, or does not fit the data or the encoder."""
 
-    exit_code = 6
 
-
-class ModelError(SemantoksError):
+class ModelError(SemantoksError, exit_code=6):
     """The encoder was not found, is damaged, or does not fit the atlas."""
 
-    exit_code = 6
 
-
-class TrainingStopped(SemantoksError):
+class TrainingStopped(SemantoksError, exit_code=8):
     """Pretraining saved its state and stopped early; the same call resumes it."""
 
-    exit_code = 8
 
-
-class TrainingDiverged(SemantoksError):
+class TrainingDiverged(SemantoksError, exit_code=9):
     """Pretraining diverged or collapsed; the last good checkpoint is kept."""
-
-    exit_code = 9
 
 
 class RunError(SemantoksError):
@@ -81,30 +70,18 @@ class RunError(SemantoksError):
         return functools.partial(type(self), hint=self.hint), (self.reason, self.message)
 
 
-class RunFailed(RunError):
+class RunFailed(RunError, exit_code=7):
     """One run cannot be processed."""
 
-    exit_code = 7
     reasons = (
-        "unreadable_name",
-        "no_mask",
-        "no_confounds",
-        "no_repetition_time",
-        "bad_confounds",
-        "bad_image",
-        "damaged_table",
-        "space_mismatch",
-        "low_coverage",
-        "out_of_memory",
-        "disk_full",
-        "internal",
+        *("unreadable_name", "no_mask", "no_confounds", "no_repetition_time", "bad_confounds", "bad_image"),
+        *("damaged_table", "space_mismatch", "low_coverage", "out_of_memory", "disk_full", "internal"),
     )
 
 
-class RunSkipped(RunError):
+class RunSkipped(RunError, exit_code=0):
     """One run is skipped; not an error."""
 
-    exit_code = 0
     reasons = ("too_short", "too_few_kept", "no_content")
 
 
