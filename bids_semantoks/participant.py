@@ -64,7 +64,7 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.series_tables import read_first_header
+from bids_semantoks.signals.read_series import read_first_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
