@@ -39,17 +39,9 @@ _ENTITIES: Final = {
 }
 #: Robust standard deviations from the median beyond which a run is an outlier, and the minimum number of runs.
 _N_DEVIATIONS, _SMALLEST = 3.5, 20
-#: Measures in which a run can be an outlier; True for those from the embedding, which depend on the encoder.
-_COMPARED: Final = {
-    "mean_fd": False,
-    "kept_seconds": False,
-    "scrubbed_share": False,
-    "coverage": False,
-    "tsnr": False,
-    "n_absent_parcels": False,
-    "window_similarity": True,
-    "cohort_distance": True,
-}
+#: Measures in which a run can be an outlier, and those from the embedding, which depend on the encoder.
+_COMPARED: Final = ("mean_fd", "kept_seconds", "scrubbed_share", "coverage", "tsnr", "n_absent_parcels")
+_OF_ENCODER: Final = ("window_similarity", "cohort_distance")
 _WORDS: Final = {
     "too_short": "too short",
     "too_few_kept": "with too little data after scrubbing",
@@ -139,13 +131,9 @@ def _build_row(stem: str, model: str, status: Mapping[str, Any], measures: Mappi
 
 
 def _build_absent(label: str, root: Path) -> Row:
+    why = {"status": "no_derivatives", "reason": "no_derivatives", "usable": False}
     message = f"Listed in {root}, but no run with derivatives was found."
-    reason = "no_derivatives"
-    name = f"sub-{label}"
-    return {
-        **{"name": name, "participant_id": name, "status": reason, "reason": reason, "message": message},
-        "usable": False,
-    }
+    return {"name": f"sub-{label}", "participant_id": f"sub-{label}", **why, "message": message}
 
 
 def _add_distances(rows: Sequence[Row]) -> None:
@@ -180,8 +168,8 @@ def _group(rows: Iterable[Row], keys: Sequence[str]) -> list[list[Row]]:
 def _judge(rows: Sequence[Row]) -> None:
     """Judge each run by fixed limits and by the other runs, and say what to do with it."""
     outliers: dict[str, list[str]] = {}
-    for column, is_of_encoder in _COMPARED.items():
-        for own in _group(rows, ("space", "atlas", "encoder") if is_of_encoder else ("space", "atlas")):
+    for column in (*_COMPARED, *_OF_ENCODER):
+        for own in _group(rows, ("space", "atlas", "encoder") if column in _OF_ENCODER else ("space", "atlas")):
             values = np.array([np.nan if row.get(column) is None else row[column] for row in own], dtype=np.float64)
             if column == "mean_fd":
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -239,10 +227,11 @@ def format_value(value: object) -> object:
 
 def describe_rows(rows: Sequence[Row]) -> str:
     """Count a cohort in words, such as ``5 usable, 4 failed, 1 too short``."""
-    usable = sum(row["usable"] for row in rows)
-    counts = {"usable": usable}
-    counts["excluded"] = sum(bool(row.get("excluded_by")) and row["status"] == "ok" for row in rows)
-    counts["failed"] = sum(row["status"] == "failed" for row in rows)
+    counts = {
+        "usable": sum(row["usable"] for row in rows),
+        "excluded": sum(bool(row.get("excluded_by")) and row["status"] == "ok" for row in rows),
+        "failed": sum(row["status"] == "failed" for row in rows),
+    }
     skipped = Counter(row["reason"] or "skipped" for row in rows if row["status"] == "skipped")
     counts |= {_WORDS.get(reason, reason.replace("_", " ")): count for reason, count in sorted(skipped.items())}
     counts["without derivatives"] = sum(row["status"] == "no_derivatives" for row in rows)

@@ -1,4 +1,4 @@
-"""Time series parcellated and denoised by another pipeline, used unchanged: TSV, CSV, text, AFNI's 1D, NPY and CIFTI."""
+"""Series parcellated by another pipeline, used unchanged, from TSV, CSV, column text, AFNI's 1D, NPY and CIFTI."""
 
 from __future__ import annotations
 
@@ -182,8 +182,9 @@ def _read_numbers(columns: Sequence[str], rows: Sequence[Sequence[str]], skip: i
     except ValueError:
         # Slower, with all words for missing; non-numeric cells become infinite and are refused.
         values = np.array([[_to_value(cell) for cell in row[skip:]] for row in rows])
-    if np.isinf(values).any():
-        _refuse_cell(path, columns, rows, skip=skip)
+    for row, column in np.argwhere(np.isinf(values)):
+        cell = rows[row][skip + column].strip()
+        refuse_table(path, f"has {cell!r} in row {row + 1} of column {columns[column]}; expected a number or n/a")
     return values
 
 
@@ -213,14 +214,6 @@ def read_first_header(runs: tuple[Run, ...]) -> tuple[str, ...]:
 def refuse_table(path: Path, problem: str) -> NoReturn:
     """Raise RunFailed bad_image; `problem` continues the sentence after the path."""
     raise RunFailed("bad_image", f"The series table {path} {problem}.")
-
-
-def _refuse_cell(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], *, skip: int) -> NoReturn:
-    for number, row in enumerate(rows, start=1):
-        for column, cell in zip(columns, row[skip:], strict=True):
-            if np.isinf(_to_value(text := cell.strip())):
-                refuse_table(path, f"has {text!r} in row {number} of column {column}; expected a number or n/a")
-    raise AssertionError("a cell was refused before")
 
 
 def load_parcel_series(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -302,8 +295,8 @@ def take_series(run: Run, atlas: Atlas, columns: Sequence[str], table: Floats, *
         values=signals,
         raw=signals,
         kept=kept,
-        n_dummy=_find_n_dummy(run.bold, kept),
-        n_padding=max(n_padding, _find_n_padding(run.bold, kept)),
+        n_dummy=_count_dropped(run.bold, "Dummy", kept),
+        n_padding=max(n_padding, _count_dropped(run.bold, "Padding", kept[::-1])),
         coverage=coverage,
         n_voxels=n_voxels,
         temporal_snr=temporal_snr,
@@ -365,29 +358,15 @@ def _read_coverage(
 
 
 def _to_number(text: str, otherwise: float) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        return otherwise
-    return number if np.isfinite(number) else otherwise
+    number = _to_float(text)
+    return otherwise if number is None or not np.isfinite(number) else number
 
 
-def _find_n_dummy(path: Path, kept: Bools) -> int:
-    """Count leading dummy volumes, which only our own sidecars distinguish from scrubbed ones; time starts after
-    them."""
-    count = _read_dropped(path, "Dummy", kept.size)
-    return count if not kept[:count].any() else 0
-
-
-def _find_n_padding(path: Path, kept: Bools) -> int:
-    """Count the volumes at the end that have no data according to our own sidecar."""
-    count = _read_dropped(path, "Padding", kept.size)
-    return count if not kept[kept.size - count :].any() else 0
-
-
-def _read_dropped(path: Path, kind: str, n_volumes: int) -> int:
+def _count_dropped(path: Path, kind: str, kept: Bools) -> int:
+    """Count the first volumes (T,) that our own sidecar, unlike others, says to be of a kind, dummies or padding; 0 if
+    some of them are kept."""
     try:
         count = read_json(path.with_suffix(".json"))["VolumesDropped"][kind]["Count"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-    return count if isinstance(count, int) and 0 < count <= n_volumes else 0
+    return count if isinstance(count, int) and 0 < count <= kept.size and not kept[:count].any() else 0
