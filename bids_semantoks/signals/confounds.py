@@ -286,11 +286,13 @@ def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, F
 
 
 def filter_motion(
-    table: ConfoundsTable, motion_filter: str, *, n_dummy: int, repetition_time: float, notes: list[str]
-) -> FilteredMotion:
-    """Compute framewise displacement (T,) in mm from the six movement parameters of a table, filtered. Volumes before
-    `n_dummy` are not filtered, since their jumps would cause ringing; they and the first volume after them are NaN.
+    table: ConfoundsTable, motion_filter: str | None, *, n_dummy: int, repetition_time: float, notes: list[str]
+) -> FilteredMotion | None:
+    """Compute framewise displacement (T,) in mm from the six movement parameters of a table, filtered; None without a
+    filter. Volumes before `n_dummy` are not filtered, since their jumps would cause ringing; they and the next are NaN.
     Raises RunFailed bad_confounds if a parameter is missing or was filtered before."""
+    if motion_filter is None:
+        return None
     option = f"--motion-filter {motion_filter}"
     if _is_filtered(table.path):
         table.refuse(f"contains motion parameters that are already filtered; {option} would filter them again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +114,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
     raw = np.full((regressors.stored.size, len(atlas.parcels)), np.nan)
     raw[np.ix_(regressors.stored, present)] = means.values[:, present]
     gone, n_padding, empty_notes = drop_empty(raw, regressors.kept, regressors.stored)
-    regressors = replace(regressors, kept=regressors.kept & ~gone)
+    regressors = regressors._replace(kept=regressors.kept & ~gone)
     check_duration(regressors.kept, repetition_time=repetition_time, min_time=config.min_time)
     constant_notes = drop_constant(raw, regressors.kept, atlas.parcels)
     if np.isnan(raw).all():

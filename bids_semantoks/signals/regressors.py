@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -28,8 +27,7 @@ from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PE
 _NO_SCRUBBING: Final = "Remove --fd-threshold, or provide this column."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Regressors:
+class Regressors(NamedTuple):
     """Regressors of one run and its kept volumes."""
 
     names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
@@ -83,7 +81,8 @@ def select_regressors(
         n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
         note = "No confounds table: framewise displacement and non-steady-state volumes are unknown."
         kept = np.arange(n_volumes) >= n_dummy
-        return _build_without_regressors(kept, np.ones_like(kept), n_dummy, np.full(n_volumes, np.nan), [note])
+        unknown = np.full(n_volumes, np.nan)
+        return Regressors((), np.zeros((n_volumes, 0)), kept, np.ones_like(kept), n_dummy, unknown, (note,))
     table = confounds if isinstance(confounds, ConfoundsTable) else ConfoundsTable(confounds)
     if table.n_rows != n_volumes:
         table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
@@ -92,7 +91,7 @@ def select_regressors(
     n_dummy = n_steady if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
     if n_dummy < n_steady:
         notes.append(f"--dummy-scans {n_dummy} keeps volumes that {path.name} marks as non-steady-state.")
-    filtered = _filter_motion(table, config, n_dummy, repetition_time, notes)
+    filtered = filter_motion(table, config.motion_filter, n_dummy=n_dummy, repetition_time=repetition_time, notes=notes)
     displacement = _read_displacement(table, None if filtered else config.fd_threshold, notes)
     kept = np.arange(n_volumes) >= n_dummy
     if config.fd_threshold is not None:
@@ -101,24 +100,7 @@ def select_regressors(
     values = np.zeros((n_volumes, len(names)))
     for position, name in enumerate(names):
         values[:, position] = table.read_regressor(name, kept)
-    return Regressors(
-        names=names,
-        values=values,
-        kept=kept,
-        stored=np.ones(n_volumes, dtype=np.bool_),
-        n_dummy=n_dummy,
-        framewise_displacement=displacement,
-        warnings=tuple(notes),
-        filtered_motion=filtered,
-    )
-
-
-def _filter_motion(
-    table: ConfoundsTable, config: SignalsConfig, n_dummy: int, repetition_time: float, notes: list[str]
-) -> FilteredMotion | None:
-    if config.motion_filter is None:
-        return None
-    return filter_motion(table, config.motion_filter, n_dummy=n_dummy, repetition_time=repetition_time, notes=notes)
+    return Regressors(names, values, kept, np.ones_like(kept), n_dummy, displacement, tuple(notes), filtered)
 
 
 def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
@@ -297,30 +279,19 @@ def select_volumes(run: Run, config: SignalsConfig, *, n_volumes: int, repetitio
             f"{lack} {DISPLACEMENT} for {run.bold}, required for {option}.",
             hint=f"Remove {option}, or provide this column.",
         )
-    filtered = None if table is None else _filter_motion(table, config, n_dummy, repetition_time, notes)
-    if table is not None and config.fd_threshold is not None:
-        kept = _scrub(filtered or displacement, kept, config.fd_threshold, table, notes)
-    if filtered is None:
-        filtered, more = read_filtered(run.tables, kept.size) if not run.columns else (None, ())
+    filtered = None
+    if table is not None:
+        filtered = filter_motion(
+            table, config.motion_filter, n_dummy=n_dummy, repetition_time=repetition_time, notes=notes
+        )
+        if config.fd_threshold is not None:
+            kept = _scrub(filtered or displacement, kept, config.fd_threshold, table, notes)
+    if filtered is None and not run.columns:
+        filtered, more = read_filtered(run.tables, kept.size)
         notes.extend(more)
     if table is None:
         notes.append("No motion table: framewise displacement is unknown.")
-    regressors = _build_without_regressors(kept, stored, n_dummy, displacement, notes)
-    return replace(regressors, filtered_motion=filtered)
-
-
-def _build_without_regressors(
-    kept: Bools, stored: Bools, n_dummy: int, displacement: Floats, notes: list[str]
-) -> Regressors:
-    return Regressors(
-        names=(),
-        values=np.zeros((kept.size, 0)),
-        kept=kept,
-        stored=stored,
-        n_dummy=n_dummy,
-        framewise_displacement=displacement,
-        warnings=tuple(notes),
-    )
+    return Regressors((), np.zeros((kept.size, 0)), kept, stored, n_dummy, displacement, tuple(notes), filtered)
 
 
 def _find_motion_table(run: Run, n_rows: int) -> ConfoundsTable | None:
