@@ -146,22 +146,17 @@ def show_log() -> Iterator[None]:
         LOGGER.setLevel(level)
 
 
-class _Redirect(logging.Filter):
-    """Passes a library's records to the root logger and keeps them from the library's own handlers."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Redirect one record; always False."""
-        logging.getLogger().handle(record)
-        return False
-
-
 def redirect_libraries() -> None:
     """Send warnings and records of libraries to the root logger's handlers only."""
     logging.captureWarnings(True)
     for name in _SELF_MADE:
-        logger = logging.getLogger(name)
-        if not any(isinstance(one, _Redirect) for one in logger.filters):
-            logger.addFilter(_Redirect())
+        logging.getLogger(name).addFilter(_redirect)
+
+
+def _redirect(record: logging.LogRecord) -> bool:
+    """Pass a library's record to the root logger, and keep it from the library's own handlers."""
+    logging.getLogger().handle(record)
+    return False
 
 
 class Relay(logging.Handler):

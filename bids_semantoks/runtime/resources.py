@@ -184,27 +184,23 @@ def record_end(out_dir: Path) -> Iterator[None]:
     if path is None:
         yield
         return
+
+    def write(status: str, code: int, message: str) -> None:
+        # A full disk must not mask the error that is being raised.
+        with contextlib.suppress(OSError):
+            write_json(path, {"status": status, "exit_code": code, "message": message})
+
     with contextlib.suppress(OSError):
         path.unlink()
-    status, code, message = "ok", 0, ""
     try:
         yield
     except SemantoksError as error:
-        status = "stopped" if isinstance(error, TrainingStopped) else "failed"
-        code, message = error.exit_code, str(error)
+        write("stopped" if isinstance(error, TrainingStopped) else "failed", error.exit_code, str(error))
         raise
     except Exception as error:
-        status, code, message = "failed", 1, f"{type(error).__name__}: {error}"
+        write("failed", 1, f"{type(error).__name__}: {error}")
         raise
-    except BaseException:
-        # Interrupted: the outcome of the launch is unknown, so nothing is recorded.
-        path = None
-        raise
-    finally:
-        if path is not None:
-            # A full disk must not mask the error that is being raised.
-            with contextlib.suppress(OSError):
-                write_json(path, {"status": status, "exit_code": code, "message": message})
+    write("ok", 0, "")
 
 
 def find_record(out_dir: Path) -> Path | None:

@@ -67,10 +67,7 @@ def extract_means(volumes: Volumes, mask: Path | None, atlas: Atlas) -> ParcelMe
     space_mismatch (image and mask) or low_coverage (no voxel of a parcel is in the mask).
     """
     inside = np.ones(volumes.shape, dtype=np.bool_) if mask is None else load_mask(mask, volumes)
-    try:
-        grid = build_label_grid(atlas, volumes.shape, volumes.affine)
-    except AtlasError as error:
-        raise AtlasError(f"{volumes.path}: {error.message}", hint=error.hint) from error
+    grid = _build_grid(atlas, volumes.shape, volumes.affine, volumes.path)
     n_parcels = len(atlas.parcels)
     labels = grid.ravel(order="F")
     n_voxels = np.bincount(labels, minlength=n_parcels + 1)[1:]
@@ -93,6 +90,15 @@ def extract_means(volumes: Volumes, mask: Path | None, atlas: Atlas) -> ParcelMe
     scale = (volumes.slope, volumes.intercept)
     values = scale_sums(volumes.path, found.totals, found.n_used, found.lost, scale)
     return ParcelMeans(values=values, n_used=found.n_used, n_voxels=n_voxels, warnings=notes)
+
+
+def _build_grid(
+    atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64], path: Path
+) -> NDArray[np.int32]:
+    try:
+        return build_label_grid(atlas, shape, affine)
+    except AtlasError as error:
+        raise AtlasError(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _read_volumes(volumes: Volumes) -> Iterator[NDArray[Any]]:
@@ -249,10 +255,7 @@ def extract_native_means(volumes: Volumes, mask: Path, warp_path: Path, atlas: A
     in the mask).
     """
     inside, warp = load_mask(mask, volumes), load_fsl_warp(warp_path)
-    try:
-        grid = build_label_grid(atlas, warp.field.shape[:3], warp.affine)
-    except AtlasError as error:
-        raise AtlasError(f"{warp_path}: {error.message}", hint=error.hint) from error
+    grid = _build_grid(atlas, warp.field.shape[:3], warp.affine, warp_path)
     standard = np.argwhere(grid)
     parcels = grid[tuple(standard.T)] - 1
     n_voxels = np.bincount(parcels, minlength=len(atlas.parcels))
