@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -160,11 +159,9 @@ EXPORT: Final = Program(build_export_parser, _export)
 _BESIDE: Final = ("training_log.tsv", "training_log.json", "figures")
 
 
-def publish(
-    encoder: Path, repository: str, out_dir: Path, *, license_id: str, data_terms: str, datasets: Sequence[str]
-) -> None:
-    """Write the files to publish of an encoder that was pretrained with this program, without its list of participants.
-    The folder gets its name once it is complete. Raises ModelError if `encoder` is not ours or damaged,
+def _prepare(options: argparse.Namespace, out_dir: Path) -> None:
+    """Write the files to publish of an encoder that was pretrained with this program, without its list of participants;
+    the folder gets its name once it is complete. Raises ModelError if the encoder is not ours or damaged,
     ConfigurationError if `out_dir` exists, or if licence or terms are missing."""
     # torch would slow down --help.
     from bids_semantoks.files import hash_file, read_object, write_json
@@ -174,41 +171,41 @@ def publish(
     from bids_semantoks.pretraining.card import Terms, write_model_card
     from bids_semantoks.reports.figures import FIGURES
 
-    name = parse_repository(repository)
-    if name != HubName(repository):
-        raise ConfigurationError(f"{repository} is not a repository on the hub: expected ORG/NAME.")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license_id):
+    name = parse_repository(options.repository)
+    if name != HubName(options.repository):
+        raise ConfigurationError(f"{options.repository} is not a repository on the hub: expected ORG/NAME.")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
         raise ConfigurationError(
-            f"--license {license_id!r}: expected a licence identifier of the hub, such as cc-by-nc-4.0, apache-2.0 or "
-            "other."
+            f"--license {options.license!r}: expected a licence identifier of the hub, such as cc-by-nc-4.0, "
+            "apache-2.0 or other."
         )
-    if not data_terms.strip():
+    if not options.data_terms.strip():
         raise ConfigurationError(
             "--data-terms is empty.",
             hint="State which data the weights derive from, and that their terms of use permit publication.",
         )
-    if not (encoder / CONFIG_FILE).is_file():
-        raise ModelError(f"{encoder} has no {CONFIG_FILE}: expected a folder written by --pretrain.")
-    load_encoder(str(encoder))
+    if not (options.encoder / CONFIG_FILE).is_file():
+        raise ModelError(f"{options.encoder} has no {CONFIG_FILE}: expected a folder written by --pretrain.")
+    load_encoder(str(options.encoder))
     if out_dir.exists():
         raise ConfigurationError(f"{out_dir} already exists.", hint="Remove it, or choose another folder with --out.")
     with open_folder(out_dir) as partial:
-        config = read_object(encoder / CONFIG_FILE)
+        config = read_object(options.encoder / CONFIG_FILE)
         details = {key: value for key, value in config["details"].items() if key != "participants"}
         write_json(partial / CONFIG_FILE, {**config, "details": details})
-        shutil.copyfile(encoder / WEIGHTS_FILE, partial / WEIGHTS_FILE)
-        for path in (encoder / one for one in _BESIDE):
+        shutil.copyfile(options.encoder / WEIGHTS_FILE, partial / WEIGHTS_FILE)
+        for path in (options.encoder / one for one in _BESIDE):
             if path.is_dir():
                 shutil.copytree(path, partial / path.name, ignore=shutil.ignore_patterns(".*"))
             elif path.is_file():
                 shutil.copyfile(path, partial / path.name)
         write_model_card(
             partial,
-            name=repository.rpartition("/")[2],
+            name=options.repository.rpartition("/")[2],
             sha256=hash_file(partial / WEIGHTS_FILE),
             details=details,
             drawn=[one for one in FIGURES if (partial / "figures" / f"{one}.svg").is_file()],
-            terms=Terms(repository, license_id, data_terms, tuple(datasets)),
+            terms=Terms(options.repository, options.license, options.data_terms, tuple(options.dataset)),
         )
 
 
@@ -233,14 +230,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
 def _publish(options: argparse.Namespace) -> None:
     out_dir = options.out or Path(options.repository.rpartition("/")[2])
     if not (options.upload and out_dir.is_dir()):
-        publish(
-            options.encoder,
-            options.repository,
-            out_dir,
-            license_id=options.license,
-            data_terms=options.data_terms,
-            datasets=options.dataset,
-        )
+        _prepare(options, out_dir)
     print(f"Prepared in {show_hidden(str(out_dir))}; check its README.md before sharing it.")
     if options.upload:
         print(f"Uploaded: {show_hidden(upload(out_dir, options.repository, private=not options.public))}")
