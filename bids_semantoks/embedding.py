@@ -67,11 +67,8 @@ class RunEncoder:
     @property
     def description(self) -> dict[str, str]:
         """Meaning of the labels of the encoder's readouts, for `write_descriptions`."""
-        return {
-            name: f"Embedding by the encoder {name}: {one.loaded.description}"
-            for one in self.readouts
-            for name in (one.loaded.name,)
-        }
+        loaded = [one.loaded for one in self.readouts]
+        return {one.name: f"Embedding by the encoder {one.name}: {one.description}" for one in loaded}
 
     @property
     def is_array(self) -> bool:

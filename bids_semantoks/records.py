@@ -23,15 +23,8 @@ else:
 #: Endings of the files of series that came parcellated.
 SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
 CANONICAL_NETWORKS = (
-    "Vis",
-    "SomMot",
-    "DorsAttn",
-    "SalVentAttn",
-    "Limbic",
-    "Cont",
-    "Default",
-    "Subcortex",
-    "Cerebellum",
+    *("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"),
+    *("Subcortex", "Cerebellum"),
 )
 
 

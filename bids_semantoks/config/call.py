@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
-from bids_semantoks.config.options import check, check_least, list_changed, option, parse_rule, spell_flag
+from bids_semantoks.config.options import check, check_effect, check_least, list_changed, option, parse_rule, spell_flag
 from bids_semantoks.version import __version__, parse_version
 
 
@@ -112,10 +112,8 @@ class EmbeddingConfig:
         check_least(self, 1, "batch_size", "n_windows")
         check(bool(self.pooling), "--pooling needs at least one readout.", f"Expected {', '.join(_READOUTS)}.")
         check(len(set(self.pooling)) == len(self.pooling), f"--pooling has duplicates: {' '.join(self.pooling)}.")
-        check(
-            self.networks_format == "npy" or "networks" in self.pooling,
-            f"--networks-format {self.networks_format} has no effect without --pooling networks.",
-        )
+        is_used = self.networks_format == "npy" or "networks" in self.pooling
+        check_effect(is_used, f"--networks-format {self.networks_format}", "--pooling networks")
         check(0 <= self.min_kept <= 1, f"--min-kept must be between 0 and 1, found {self.min_kept:g}.")
 
 
@@ -148,12 +146,9 @@ class RunningConfig:
             "--dry-run, --reports-only and --boilerplate-only are mutually exclusive.",
             "Use one of them.",
         )
-        check(self.dry_run or self.format == "text", f"--format {self.format} has no effect without --dry-run.")
-        check(
-            self.dry_run or not self.check,
-            "--check has no effect without --dry-run.",
-            "Add --dry-run; without it, each run is checked anyway.",
-        )
+        check_effect(self.dry_run or self.format == "text", f"--format {self.format}", "--dry-run")
+        hint = "Add --dry-run; without it, each run is checked anyway."
+        check_effect(self.dry_run or not self.check, "--check", "--dry-run", hint)
         if self.redo_older_than is not None:
             check_version(self.redo_older_than)
         check_least(self, 1, "n_procs", "omp_nthreads")
@@ -195,11 +190,9 @@ class AppConfig:
             "Several encoders are allowed only at the group level without --pretrain.",
         )
         asked = list(map(spell_flag, list_changed(self.pretraining)))
-        check(
-            self.pretraining.pretrain or bool(self.probing.scaling) or not asked,
-            f"{', '.join(asked)} has no effect without --pretrain.",
-            "Use --pretrain at the group level to train an encoder, --model to use an existing one.",
-        )
+        hint = "Use --pretrain at the group level to train an encoder, --model to use an existing one."
+        is_used = self.pretraining.pretrain or bool(self.probing.scaling)
+        check_effect(is_used or not asked, ", ".join(asked), "--pretrain", hint)
         check(
             not self.probing.finetune or self.embedding.pooling[0] != "networks",
             "--finetune trains a head on cls_avg, cls or avg, but the first readout of --pooling is networks.",

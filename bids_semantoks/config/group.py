@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.config.options import check, check_least, list_changed, option, spell_flag
+from bids_semantoks.config.options import check, check_effect, check_least, list_changed, option, spell_flag
 from bids_semantoks.errors import list_twice
 
 
@@ -131,11 +131,7 @@ class ProbingConfig:
             used |= set() if self.n_permutations else {"n_permutations"}
             used |= set() if self.group_by is None else {"group_by", "phenotype", "id_column"}
         idle = [name for name in list_changed(self) if name not in used]
-        check(
-            bool(self.probe) or not idle,
-            f"{', '.join(map(spell_flag, idle))} has no effect without --probe.",
-            "Add --probe COLUMN.",
-        )
+        check_effect(bool(self.probe) or not idle, ", ".join(map(spell_flag, idle)), "--probe", "Add --probe COLUMN.")
 
     def _check_splits(self) -> None:
         check(
@@ -161,11 +157,8 @@ class ProbingConfig:
             f"--baselines combines none with {', '.join(sorted(set(self.baselines) - {'none'}))}.",
             "Use none alone.",
         )
-        check(
-            "covariates" not in self.baselines or bool(self.covariate) or set(self.baselines) == set(_BASELINES),
-            "--baselines covariates has no effect without --covariate.",
-            "Add --covariate COLUMN.",
-        )
+        is_used = bool(self.covariate) or set(self.baselines) == set(_BASELINES) or "covariates" not in self.baselines
+        check_effect(is_used, "--baselines covariates", "--covariate", "Add --covariate COLUMN.")
         check(
             self.protocol == "nested" or not self.covariate,
             f"--covariate {' '.join(self.covariate)} is only supported by the nested protocol.",
@@ -175,12 +168,8 @@ class ProbingConfig:
     def _check_harmonisation(self) -> None:
         idle = [f"--harmonize-keep {' '.join(self.harmonize_keep)}"] if self.harmonize_keep else []
         idle += ["--harmonize-method mean_scale"] if self.harmonize_method != "combat" else []
-        check(
-            self.harmonize is not None or not idle,
-            f"{' and '.join(idle)} has no effect without --harmonize.",
-            "Add --harmonize COLUMN.",
-        )
         if self.harmonize is None:
+            check_effect(not idle, " and ".join(idle), "--harmonize", "Add --harmonize COLUMN.")
             return
         kept = [name for name in self.harmonize_keep if name in self.probe]
         check(
@@ -203,9 +192,8 @@ class ProbingConfig:
         )
 
     def _check_extras(self) -> None:
-        check(
-            self.finetune or self.finetune_epochs == 50,
-            f"--finetune-epochs {self.finetune_epochs} has no effect without --finetune.",
+        check_effect(
+            self.finetune or self.finetune_epochs == 50, f"--finetune-epochs {self.finetune_epochs}", "--finetune"
         )
         check(
             not (self.finetune and self.covariate),
@@ -214,9 +202,8 @@ class ProbingConfig:
         )
         twice = list_twice(self.replicates)
         check(not twice, f"--replicates has duplicates: {', '.join(twice)}.")
-        check(
-            bool(self.scaling) or self.scaling_seeds == 3,
-            f"--scaling-seeds {self.scaling_seeds} has no effect without --scaling.",
+        check_effect(
+            bool(self.scaling) or self.scaling_seeds == 3, f"--scaling-seeds {self.scaling_seeds}", "--scaling"
         )
         outside = [share for share in self.scaling if not 0 < share <= 1]
         check(not outside, f"--scaling shares must be above 0 and at most 1, found {', '.join(map(str, outside))}.")
@@ -235,10 +222,8 @@ class ProbingConfig:
             "--save-predictor saves one linear model of the nested protocol, without bins or harmonisation.",
             "Remove --protocol, --n-bins, --replicates and --harmonize.",
         )
-        check(
-            self.recalibrate is None or self.apply_predictor is not None,
-            f"--recalibrate {self.recalibrate} has no effect without --apply-predictor.",
-        )
+        is_used = self.recalibrate is None or self.apply_predictor is not None
+        check_effect(is_used, f"--recalibrate {self.recalibrate}", "--apply-predictor")
         check(
             self.apply_predictor is None or not (self.probe or self.task_blocks or self.audit),
             "--apply-predictor cannot be combined with --probe, --task-blocks or --audit.",

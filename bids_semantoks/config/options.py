@@ -39,6 +39,11 @@ def check(condition: bool, message: str, hint: str = "") -> None:
         raise ConfigurationError(message, hint=hint)
 
 
+def check_effect(condition: bool, what: str, needed: str, hint: str = "") -> None:
+    """Refuse options, as typed, that have no effect without another, `needed`."""
+    check(condition, f"{what} has no effect without {needed}.", hint)
+
+
 def spell_flag(name: str) -> str:
     """Spell the field of an option as on the command line."""
     return f"--{name.replace('_', '-')}"

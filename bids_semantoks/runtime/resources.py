@@ -94,13 +94,8 @@ def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, dev
         each = _PROCESS_BYTES + 2 * model_bytes
         fitting = max(1, parse_memory(running.mem) // each)
         if fitting < n_procs:
-            LOGGER.warning(
-                "Using %d instead of %d processes: each needs about %.1f GB and --mem is %s.",
-                fitting,
-                n_procs,
-                each / 2**30,
-                running.mem,
-            )
+            facts = fitting, n_procs, each / 2**30, running.mem
+            LOGGER.warning("Using %d instead of %d processes: each needs about %.1f GB and --mem is %s.", *facts)
             n_procs = fitting
     return n_procs
 

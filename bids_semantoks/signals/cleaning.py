@@ -227,16 +227,10 @@ def check_duration(kept: Bools, *, repetition_time: float, min_time: float) -> N
     whole, left = kept.size * repetition_time, int(kept.sum()) * repetition_time
     slack = _DURATION_SLACK * repetition_time
     if kept.size == 0 or whole + slack < min_time:
-        raise RunSkipped(
-            "too_short",
-            f"The run lasts {whole:g} s ({kept.size} volumes of {repetition_time:g} s), "
-            f"shorter than --min-time {min_time:g} s.",
-        )
+        found = f"The run lasts {whole:g} s ({kept.size} volumes of {repetition_time:g} s)"
+        raise RunSkipped("too_short", f"{found}, shorter than --min-time {min_time:g} s.")
     if not kept.any():
         raise RunSkipped("too_few_kept", f"0 of {kept.size} volumes are kept.")
     if left + slack < min_time:
-        raise RunSkipped(
-            "too_few_kept",
-            f"{int(kept.sum())} of {kept.size} volumes are kept ({left:g} of {whole:g} s), "
-            f"less than --min-time {min_time:g} s.",
-        )
+        found = f"{int(kept.sum())} of {kept.size} volumes are kept ({left:g} of {whole:g} s)"
+        raise RunSkipped("too_few_kept", f"{found}, less than --min-time {min_time:g} s.")

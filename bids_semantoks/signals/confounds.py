@@ -250,9 +250,7 @@ def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
         table.refuse("has no column classification")
     classes = [str(cell).strip() for cell in table.read_cells("classification")]
     if len(classes) != len(mixing.names):
-        raise RunFailed(
-            "bad_confounds", f"{path} has {len(classes)} components, but {mixing.path} {len(mixing.names)} columns."
-        )
+        table.refuse(f"has {len(classes)} components, but {mixing.path} {len(mixing.names)} columns")
     return tuple(name for name, kind in zip(mixing.names, classes, strict=True) if kind == "rejected")
 
 

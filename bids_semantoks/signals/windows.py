@@ -115,11 +115,8 @@ def build_windows(
     complete = fill_gaps(signals, kept)
     resampled = resample(complete, repetition_time, target_repetition_time)
     if len(resampled) == 0:
-        raise RunSkipped(
-            "too_short",
-            f"{len(complete)} volumes of {repetition_time:g} s are too short to resample to {target_repetition_time:g} "
-            "s.",
-        )
+        found = f"{len(complete)} volumes of {repetition_time:g} s"
+        raise RunSkipped("too_short", f"{found} are too short to resample to {target_repetition_time:g} s.")
     scaled = zscore(resampled)
     starts = window_starts(len(scaled), window, n_windows)
     onsets = starts.astype(np.float64) * target_repetition_time
