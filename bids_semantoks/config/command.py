@@ -42,41 +42,26 @@ class _Command(click.Command):
 def build_command() -> click.Command:
     """Build the command of the program, with all its options."""
     directory = click.Path(path_type=Path)
-    own = [
-        click.Option(
-            ["--config-file"],
-            type=directory,
-            metavar="FILE",
-            help="Configuration file of an earlier call (logs/calls/<run id>/config.json); options override it.",
-        ),
-        click.Option(
-            ["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_print_version,
-            help="Print the version and exit.",
-        ),
-    ]
-    arguments = [
+    file_help = "Configuration file of an earlier call (logs/calls/<run id>/config.json); options override it."
+    params = [
         click.Argument(["bids_dir"], type=directory),
         click.Argument(["out_dir"], type=directory),
         click.Argument(["level"], type=click.Choice(["participant", "group"]), metavar="{participant|group}"),
+        *(option for _, options in build_options() for option in options),
+        click.Option(["--config-file"], type=directory, metavar="FILE", help=file_help),
     ]
-    return _Command(
+    command = _Command(
         "bids_semantoks",
-        params=[*arguments, *(option for _, options in build_options() for option in options), *own],
+        params=params,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         help="Compute Brain-Semantoks embeddings from fMRIPrep derivatives. The participant level processes each run "
         "in BIDS_DIR; the group level analyses all participants in OUT_DIR.",
         epilog="Options with several values take them after one flag: --participant-label 01 02 03.",
     )
-
-
-def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        click.echo(f"bids_semantoks {__version__}")
-        context.exit()
+    add_version = click.version_option(
+        __version__, prog_name="bids_semantoks", message="%(prog)s %(version)s", help="Print the version and exit."
+    )
+    return add_version(command)
 
 
 def parse(arguments: Sequence[str]) -> AppConfig:
@@ -129,20 +114,16 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
     settings: dict[str, Any] = {"help": read_help()[field.name], "metavar": metadata["metavar"]}
     if kind is bool:
         settings["is_flag"] = True
-    elif metadata["rest"]:
-        settings |= {"multiple": True, "type": kind}
     elif field.name == "verbose":
         settings["count"] = True
-    elif inner:
-        # A tuple of open length takes several values after one flag.
-        settings |= {"multiple": True} if inner[-1] is Ellipsis else {"nargs": len(inner)}
-        settings["type"] = click.Choice(metadata["choices"]) if metadata["choices"] else inner[0]
-    elif metadata["choices"]:
-        settings["type"] = click.Choice(metadata["choices"])
-    elif kind is Path:
-        settings["type"] = click.Path(path_type=Path)
     else:
-        settings["type"] = kind
+        choices = click.Choice(metadata["choices"]) if metadata["choices"] else None
+        settings["type"] = choices or (click.Path(path_type=Path) if kind is Path else inner[0] if inner else kind)
+        if metadata["rest"] or inner[-1:] == (Ellipsis,):
+            # A tuple of open length takes several values after one flag.
+            settings["multiple"] = True
+        elif inner:
+            settings["nargs"] = len(inner)
     default = field.default
     if default not in (None, (), False) and kind is not bool and field.name != "verbose":
         values = default if isinstance(default, tuple) else (str(default),)
