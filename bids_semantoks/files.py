@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from bids_semantoks.disk import name_temporary, remove_leftovers_once
 
@@ -134,14 +134,6 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     if values.shape[1] != len(columns):
         raise ValueError(f"{path} has {values.shape[1]} values per row, expected {len(columns)} columns")
     return columns, values
-
-
-def split_rows(text: AnyStr) -> list[list[AnyStr]]:
-    """Split the content of a table into lines and cells, for strict readers."""
-    if isinstance(text, bytes):
-        return [line.split(b"\t") for line in text.splitlines()]
-    # Other Unicode line breaks may be part of a cell.
-    return [line.rstrip("\n").split("\t") for line in io.StringIO(text, newline=None)]
 
 
 def read_cells(lines: Sequence[str]) -> list[list[str]]:
