@@ -96,7 +96,7 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
-        LOGGER.info("Processing %d runs with %d processes.", n_procs, len(todo))
+        LOGGER.info("Processing %d runs with %d processes.", len(todo), n_procs)
     run_batch(
         RunWorker if n_procs > 1 else lambda: in_this_process,
         (plan,) if n_procs > 1 else (),
