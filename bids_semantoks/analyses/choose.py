@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from bids_semantoks.config import AppConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import AtlasNames
-from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.errors import ConfigurationError, InputError, name_count
 from bids_semantoks.inputs.opening import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table
@@ -88,11 +88,11 @@ def select_stored(
         raise InputError(f"No run of {where} matches the selection.", hint="Relax the selection.")
     if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
         rest = [run for run in kept if run.entities.get("task", "").startswith("rest")]
-        LOGGER.info("Computing features from %d runs of task rest; use --task-id for others.", len(rest))
+        LOGGER.info("Computing features from %s of task rest; use --task-id for others.", name_count(len(rest), "run"))
         return rest
     tasks = sorted({run.entities.get("task", "n/a") for run in kept})
     if prefers_rest:
-        LOGGER.info("Computing features from %d runs of task %s.", len(kept), ", ".join(tasks))
+        LOGGER.info("Computing features from %s of task %s.", name_count(len(kept), "run"), ", ".join(tasks))
     return kept
 
 

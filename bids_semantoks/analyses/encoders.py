@@ -11,7 +11,7 @@ from typing import Final
 
 from bids_semantoks.config import AppConfig, RunningConfig
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_run, find_missing, name_readout
-from bids_semantoks.errors import ConfigurationError, ResourceError
+from bids_semantoks.errors import ConfigurationError, ResourceError, name_count
 from bids_semantoks.files import hash_text
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.store import StoredRun
@@ -33,7 +33,7 @@ def embed_stored(
     hint = "Rename the encoder, use the original settings or --overwrite."
     missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
     if missing:
-        LOGGER.info("Embedding %d runs %s.", len(missing), why)
+        LOGGER.info("Embedding %s %s.", name_count(len(missing), "run"), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
     device = str(encoder.frozen.device)
     n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
