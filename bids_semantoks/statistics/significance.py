@@ -81,24 +81,6 @@ def compute_permutation_test(
     return _build_test("auroc" if target.is_class else "r", "fixed", scores)
 
 
-def permute_scored_ridge(
-    features: Features,
-    columns: Floats,
-    splits: Sequence[Split],
-    *,
-    covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
-) -> PermutationTest:
-    """Test the ridge regression that `cross_validate` scores, on the first repetition of its own splits, penalty chosen
-    as there: the statistic is the r of that repetition.
-
-    Columns (n, m) hold the values and their permutations (`permute_target`), NaN where there is none; the other
-    arguments are those of `cross_validate`.
-    """
-    return permute_scored_ridges(features, [columns], splits, covariates=covariates, groups=groups, seed=seed)[0]
-
-
 def permute_scored_ridges(
     features: Features,
     tables: Iterable[Floats],
@@ -108,23 +90,26 @@ def permute_scored_ridges(
     groups: NDArray[Any] | None = None,
     seed: int = 0,
 ) -> list[PermutationTest]:
-    """Test the columns (n, m) of several targets that have the same splits as `permute_scored_ridge` tests each."""
+    """Test the ridge regression that `cross_validate` scores, on the first repetition of its own splits, penalty chosen
+    as there: the statistic is the r of that repetition.
+
+    Each table (n, m) holds the values of one target and their permutations (`permute_target`), NaN where there is none;
+    the other arguments are those of `cross_validate`.
+    """
     tests: list[PermutationTest] = []
     waiting: list[Floats] = []
-    shared: dict[str, Any] = {"covariates": covariates, "groups": groups, "seed": seed}
     for columns in tables:
         if waiting and (len(waiting) + 1) * columns.size > _MOST_CELLS:
-            tests += _permute_together(features, waiting, splits, **shared)
+            tests += _permute_together(features, waiting, splits, covariates, groups, seed)
             waiting = []
         waiting.append(columns)
-    return tests + (_permute_together(features, waiting, splits, **shared) if waiting else [])
+    return tests + (_permute_together(features, waiting, splits, covariates, groups, seed) if waiting else [])
 
 
 def _permute_together(
     features: Features,
     tables: Sequence[Floats],
     splits: Sequence[Split],
-    *,
     covariates: Floats | None,
     groups: NDArray[Any] | None,
     seed: int,

@@ -10,12 +10,7 @@ from bids_semantoks.statistics import linear, significance
 from bids_semantoks.statistics.folds import SharedSpans, run_folds, use_threads
 from bids_semantoks.statistics.linear import cross_validate, cross_validate_all
 from bids_semantoks.statistics.predictions import Target
-from bids_semantoks.statistics.significance import (
-    compute_permutation_test,
-    permute_scored_ridge,
-    permute_scored_ridges,
-    permute_target,
-)
+from bids_semantoks.statistics.significance import compute_permutation_test, permute_scored_ridges, permute_target
 from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_splits
 
@@ -114,7 +109,7 @@ def test_values_with_the_same_splits_are_permuted_as_each_alone(values, most_cel
         tables = [permute_target(target, n_permutations=7, seed=1) for target in targets]
         together = permute_scored_ridges(features, iter(tables), splits)
         for table, found in zip(tables, together, strict=True):
-            alone = permute_scored_ridge(features, table, splits)
+            (alone,) = permute_scored_ridges(features, [table], splits)
             np.testing.assert_allclose([found.value, *found.null], [alone.value, *alone.null], rtol=1e-9)
             assert found.p_value == alone.p_value
 
