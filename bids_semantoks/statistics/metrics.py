@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from bids_semantoks.records import Floats
 from bids_semantoks.statistics.class_metrics import (
     Scorer,
+    average,
     build_accuracy,
     build_auroc,
     build_average_precision,
@@ -82,10 +83,11 @@ def compute_scores(
         sample = drawn[~np.isnan(drawn)]
         low, bound, high = np.quantile(sample, (0.025, 0.05, 0.975)) if len(sample) else (np.nan,) * 3
         if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
-            low, high = _bound_extreme(predictions, value, participants)
+            low, high = bound_equal(value, (0.0, 1.0), _count_smallest_class(predictions, participants))
             bound = low
         if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
-            low, high = _bound_line(predictions, value, participants)
+            # Two participants always have a correlation of 1 or -1.
+            low, high = bound_equal(np.sign(value), (-1.0, 1.0), _count_units(predictions.tested, participants))
             bound = low
         # Repeated rows inflate calibration errors, so that all bootstrap samples may exceed the estimate.
         low, high = np.fmin(low, value), np.fmax(high, value)
@@ -107,21 +109,15 @@ def compute_scores(
     return tuple(scores)
 
 
-def _bound_extreme(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
-    """Bound a share of 0 or 1, constant in all bootstrap samples, exactly (Clopper and Pearson, Biometrika 26, 1934).
-    Counts the members of the smallest class, the fewest that the pairs of an AUROC hold."""
-    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
-    counts = [len(np.unique(units[(predictions.truth == k).any(axis=0)])) for k in range(len(predictions.classes))]
-    reach = 0.025 ** (1 / max(min(counts), 1))
-    return (reach, 1.0) if value else (0.0, 1 - reach)
+def _count_units(inside: NDArray[np.bool_], participants: NDArray[Any] | None) -> int:
+    """Count the participants (n,), by default rows, inside."""
+    return int(inside.sum()) if participants is None else len(np.unique(participants[inside]))
 
 
-def _bound_line(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
-    """Bound a correlation of 1 or -1, which two participants always have, as a share of 0 or 1 on the scale of -1 to
-    1."""
-    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
-    reach = 2 * 0.025 ** (1 / len(np.unique(units[predictions.tested]))) - 1
-    return (reach, 1.0) if value > 0 else (-1.0, -reach)
+def _count_smallest_class(predictions: Predictions, participants: NDArray[Any] | None) -> int:
+    """Count the members of the smallest class, the fewest that the pairs of an AUROC hold."""
+    members = [(predictions.truth == k).any(axis=0) for k in range(len(predictions.classes))]
+    return max(min(_count_units(inside, participants) for inside in members), 1)
 
 
 def draw_weights(
@@ -172,12 +168,11 @@ def compute_chance(predictions: Predictions, metric: str) -> float:
 
 def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
     """Score each fold on its own for paired comparisons: (R, F), mean over seeds; NaN where it has no score."""
-    n_repeats, n_folds = predictions.n_train.shape
-    scores = np.full((n_repeats, n_folds), np.nan)
-    for repetition in range(n_repeats):
+    n_folds = predictions.n_train.shape[1]
+    scores = np.empty(predictions.n_train.shape)
+    for repetition in range(len(scores)):
         one = select_repetitions(predictions, slice(repetition, repetition + 1))
-        folds = np.arange(n_folds)
-        scores[repetition] = build_scorer(one, metric)((one.fold[0] == folds[:, None]).astype(np.float64))
+        scores[repetition] = build_scorer(one, metric)((one.fold[0] == np.arange(n_folds)[:, None]).astype(np.float64))
     scores = np.where(np.isnan(predictions.n_train), np.nan, scores)
     return np.asarray(scores.reshape(predictions.n_seeds, -1, n_folds).mean(axis=0))
 
@@ -234,8 +229,7 @@ def _build_moments(predictions: Predictions, parts: NDArray[np.int64], finish: C
                 rows = np.flatnonzero(part == number)
                 total += _sum_products(weights[:, rows], truth[rows], decisions[rows])
             values.append(finish(total))
-        known = ~np.isnan(values)
-        return divide(np.nansum(values, axis=0), known.sum(axis=0))
+        return average(values)
 
     return score
 
@@ -355,7 +349,7 @@ def average_participants(
         return MeanScore(value=value, ci_low=np.nan, ci_high=np.nan, p_value=np.nan, n=n)
     error = widening * float(known.std(ddof=1)) / np.sqrt(n)
     if error == 0:
-        low, high = _bound_equal(value, limits, n)
+        low, high = bound_equal(value, limits, n)
         p_value = 1.0 if value == reference else min(1.0, 2 * 0.5**n)
         return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
     reach = error * float(student.ppf(0.975, n - 1))
@@ -364,8 +358,9 @@ def average_participants(
     return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
 
 
-def _bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[float, float]:
-    """Bound a score that all n participants share."""
+def bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[float, float]:
+    """Bound a score that all n participants or bootstrap samples share: exactly at one of the limits of its scale
+    (Clopper and Pearson, Biometrika 26, 1934), else by itself."""
     first, last = limits
     if value == last:
         return first + (last - first) * 0.025 ** (1 / n), last

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.records import Floats
+from bids_semantoks.statistics.metrics import bound_equal
 
 #: Features at a time: two tables of connectivity are large enough as they are.
 _BLOCK = 4096
@@ -54,8 +55,7 @@ def compute_retest(
     low, high = np.quantile(sample, (0.025, 0.975))
     if low == high and low in (0.0, 1.0):
         # If all or none are recognised, bootstrap samples cannot differ: use the exact interval of such a share.
-        reach = 0.025 ** (1 / len(hits))
-        low, high = (reach, 1.0) if low else (0.0, 1 - reach)
+        low, high = bound_equal(low, (0.0, 1.0), len(hits))
     icc = compute_icc(first, second)
     quartiles = np.nanquantile(icc, (0.25, 0.5, 0.75)) if not np.isnan(icc).all() else np.full(3, np.nan)
     return RetestScore(
