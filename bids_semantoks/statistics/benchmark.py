@@ -37,8 +37,13 @@ def build_benchmark_splits(
 ) -> tuple[Split, ...]:
     """Divide the rows into train and test as the benchmark does, one fold a repetition; `seed` is added to its own.
     Groups stay together. Raises InputError for a stratum below 5 members."""
-    first = SEED + 1 + seed
-    return build_random_splits(strata, groups=groups, train_share=TRAIN_SHARE, n_repeats=n_repeats, seed=first)
+
+    def draw(strata: Indices, seed: int) -> list[Indices]:
+        rows = np.arange(len(strata))
+        train, test = train_test_split(rows, train_size=TRAIN_SHARE, stratify=strata, random_state=seed)
+        return [train, test]
+
+    return build_random_splits(strata, draw, groups=groups, n_repeats=n_repeats, seed=SEED + 1 + seed)
 
 
 def cross_validate_benchmark(

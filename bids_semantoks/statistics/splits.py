@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,8 @@ class Split:
     fold: int
     train: Indices  # sorted positions, as are test and validation
     test: Indices
-    validation: Indices  # empty except in the published protocol
+    # empty except in the published protocol
+    validation: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         where = f"repetition {self.repetition}, fold {self.fold}"
@@ -47,8 +48,7 @@ def compute_strata(values: NDArray[np.float64], *, is_class: bool, n_folds: int 
         strata[known] = values[known].astype(np.int64)
         return strata
     n_bins = int(np.clip(known.sum() // (2 * n_folds), 1, 10))
-    quantiles = np.arange(1, n_bins) / n_bins if known.any() else np.zeros(0)
-    edges = np.unique(np.quantile(values[known], quantiles)) if len(quantiles) else quantiles
+    edges = np.unique(np.quantile(values[known], np.arange(1, n_bins) / n_bins)) if n_bins > 1 else np.zeros(0)
     strata[known] = np.searchsorted(edges, values[known], side="right")
     return strata
 
@@ -97,46 +97,36 @@ def build_published_splits(
     strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, seed: int = 0
 ) -> tuple[Split, ...]:
     """Divide the rows .6/.2/.2 into train, validation and test as the published evaluation does, one fold a repetition.
-    Groups stay together, drawn by the stratum of their first row. Raises InputError for a stratum below 5 members."""
-    rows, first, units, unit_strata = _find_units(strata, groups)
-    splits = []
-    for repetition in range(n_repeats):
-        everyone = np.arange(len(first))
-        train, rest = train_test_split(everyone, test_size=0.4, stratify=unit_strata, random_state=seed + repetition)
-        validation, test = train_test_split(
-            rest, test_size=0.5, stratify=unit_strata[rest], random_state=seed + repetition
-        )
-        inside = [np.flatnonzero(np.isin(units, part)) for part in (train, test, validation)]
-        splits.append(_build_split(repetition, 0, rows, *inside))
-    return tuple(splits)
+    Groups and errors are those of `build_random_splits`."""
+
+    def draw(strata: Indices, seed: int) -> list[Indices]:
+        train, rest = train_test_split(np.arange(len(strata)), test_size=0.4, stratify=strata, random_state=seed)
+        validation, test = train_test_split(rest, test_size=0.5, stratify=strata[rest], random_state=seed)
+        return [train, test, validation]
+
+    return build_random_splits(strata, draw, groups=groups, n_repeats=n_repeats, seed=seed)
 
 
 def build_random_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, train_share: float, n_repeats: int, seed: int
+    strata: Indices,
+    draw: Callable[[Indices, int], list[Indices]],
+    *,
+    groups: NDArray[Any] | None,
+    n_repeats: int,
+    seed: int,
 ) -> tuple[Split, ...]:
-    """Divide the rows into stratified train and test anew in each repetition, r drawn with `seed` + r; rows at -1 are
-    left out. Groups stay together, drawn by the stratum of their first row. Raises InputError for a stratum below 5
-    members."""
-    rows, first, units, unit_strata = _find_units(strata, groups)
-    splits = []
-    for repetition in range(n_repeats):
-        parts = train_test_split(
-            np.arange(len(first)), train_size=train_share, stratify=unit_strata, random_state=seed + repetition
-        )
-        inside = [np.flatnonzero(np.isin(units, part)) for part in parts]
-        splits.append(_build_split(repetition, 0, rows, *inside))
-    return tuple(splits)
-
-
-def _find_units(strata: Indices, groups: NDArray[Any] | None) -> tuple[Indices, Indices, Indices, Indices]:
-    """Find the rows (m,) that have a stratum, the first of each unit (u,) among them, the unit of each (m,), and the
-    strata of units (u,). Raises InputError for a stratum below 5 members."""
+    """Draw training, test and perhaps validation rows anew in each repetition, r with `seed` + r; rows at -1 are left
+    out. `draw` divides units with strata (u,): groups stay together, drawn by the stratum of their first row. Raises
+    InputError for a stratum below 5 members."""
     rows = np.flatnonzero(strata >= 0)
     units = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1].ravel()
-    _, first = np.unique(units, return_index=True)
-    unit_strata = strata[rows][first]
+    unit_strata = strata[rows][np.unique(units, return_index=True)[1]]
     _check_sizes(unit_strata, None, 5)
-    return rows, first, units, unit_strata
+    splits = []
+    for repetition in range(n_repeats):
+        inside = [np.flatnonzero(np.isin(units, part)) for part in draw(unit_strata, seed + repetition)]
+        splits.append(_build_split(repetition, 0, rows, *inside))
+    return tuple(splits)
 
 
 def build_inner_folds(
@@ -164,17 +154,10 @@ def build_inner_folds(
     return fold_of
 
 
-def _build_split(
-    repetition: int, fold: int, rows: Indices, train: Indices, test: Indices, validation: Indices | None = None
-) -> Split:
-    empty = np.zeros(0, dtype=np.int64)
-    return Split(
-        repetition=repetition,
-        fold=fold,
-        train=np.sort(rows[train]),
-        test=np.sort(rows[test]),
-        validation=empty if validation is None else np.sort(rows[validation]),
-    )
+def _build_split(repetition: int, fold: int, rows: Indices, *parts: Indices) -> Split:
+    """Build a split of `rows` from positions among them: train, test and perhaps validation."""
+    named = {role: np.sort(rows[part]) for role, part in zip(("train", "test", "validation"), parts, strict=False)}
+    return Split(repetition=repetition, fold=fold, **named)
 
 
 def _check_sizes(strata: Indices, groups: NDArray[Any] | None, n_folds: int) -> None:
@@ -203,7 +186,7 @@ class SplitRow(NamedTuple):
 
 def list_used(splits: Sequence[Split]) -> Indices:
     """List the rows that are in any part of a split."""
-    return np.unique(np.concatenate([part for one in splits for part in (one.train, one.validation, one.test)]))
+    return np.unique(np.concatenate([getattr(one, role) for one in splits for role in ROLES]))
 
 
 def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
@@ -330,7 +313,6 @@ def build_within_splits(
     n_classes = len(np.unique(labels))
     splits: list[Split] = []
     kinds: dict[str, str] = {}
-    empty = np.zeros(0, dtype=np.int64)
     for participant in np.unique(participants):
         rows = np.flatnonzero(participants == participant)
         if len(np.unique(labels[rows])) < n_classes:
@@ -338,7 +320,7 @@ def build_within_splits(
         kind, folds = _divide(rows, labels, runs, onsets)
         for fold in folds:
             train = np.setdiff1d(rows, fold)
-            splits.append(Split(repetition=0, fold=len(splits), train=train, test=np.sort(fold), validation=empty))
+            splits.append(Split(repetition=0, fold=len(splits), train=train, test=np.sort(fold)))
         if folds:
             kinds[str(participant)] = kind
     return tuple(splits), kinds
