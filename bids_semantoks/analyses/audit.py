@@ -14,13 +14,12 @@ from bids_semantoks.analyses.design import COLOUR_NAMES, SITE_NAMES, Design, Pro
 from bids_semantoks.analyses.leakage import MIN_PAIRS, find_pairs, measure_retest
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult
-from bids_semantoks.analyses.rows import build_models, build_rows, count_pretrained
+from bids_semantoks.analyses.rows import build_probe_rows, count_pretrained, read_features
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, build_phenotype, check_cells, find_columns
-from bids_semantoks.outputs.features import keep_first_sessions
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.group_words import METRIC_NAMES, describe_p, format_interval, format_number, format_share
 from bids_semantoks.outputs.sidecars import find_versions
@@ -197,9 +196,7 @@ def _design_attribute(plan: ProbePlan, stored: Sequence[StoredRun], question: st
     column = _find_attribute(plan, question)
     if column is None:
         return f"no column is named {', '.join(dict.fromkeys(name.lower() for name in ATTRIBUTES[question]))}"
-    how = plan.config.selection.sessions
-    chosen = keep_first_sessions(stored) if how == "first" else stored
-    rows = build_rows(chosen, by_session=column.has_sessions or how == "each", min_kept=plan.config.min_kept)
+    rows = build_probe_rows(plan.config, stored, has_sessions=column.has_sessions)
     try:
         column, kind = _prepare(column, rows.keys, question)
         own = dataclasses.replace(plan, columns={**plan.columns, column.name: column})
@@ -231,7 +228,7 @@ def _predict_attributes(prober: Prober, designs: Mapping[str, tuple[Column, Desi
         column, design = found
         own = design.rows
         if own.keys not in read:
-            read[own.keys] = build_models(own, [prober.model], (), ())[prober.model]
+            read[own.keys] = read_features(own, prober.model, [prober.model])
         result = prober.run(read[own.keys], design, role="leakage")
         rows.append(_build_attribute(question, column, design, result))
     return rows

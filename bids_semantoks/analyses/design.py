@@ -23,11 +23,11 @@ from bids_semantoks.analyses.columns import (
     name_groups,
 )
 from bids_semantoks.analyses.preparations import Preparation
-from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure
+from bids_semantoks.analyses.rows import MEASURES, Rows, build_probe_rows, compute_measure
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype, find_columns, is_category
-from bids_semantoks.outputs.features import describe_sessions, keep_first_sessions
+from bids_semantoks.outputs.features import describe_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.benchmark import build_benchmark_splits
@@ -192,8 +192,7 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
     errors: dict[str, InputError] = {}
     for name in asked.probe:
         column = plan.columns[name]
-        chosen = keep_first_sessions(stored) if how == "first" else stored
-        rows = build_rows(chosen, by_session=column.has_sessions or how == "each", min_kept=plan.config.min_kept)
+        rows = build_probe_rows(plan.config, stored, has_sessions=column.has_sessions)
         try:
             phenotype = build_phenotype(column, rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
             designs.append((phenotype, build_design(plan, rows, phenotype)))

@@ -19,7 +19,7 @@ from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
 from bids_semantoks.analyses.harmonising import harmonise_models
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines, compute_measure
+from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines, build_rows, compute_measure
 from bids_semantoks.config import AppConfig, ProbingConfig, RunningConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import hash_values, is_missing
@@ -30,7 +30,8 @@ from bids_semantoks.outputs.features import read_window_table
 from bids_semantoks.outputs.group_tables import build_group_table
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun, find_encoders, find_stored_runs, read_sidecar
-from bids_semantoks.quality.cohort import CallFacts, build_rows
+from bids_semantoks.quality.cohort import CallFacts
+from bids_semantoks.quality.cohort import build_rows as build_quality_rows
 from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.statistics.spans import Features
 from bids_semantoks.version import __version__
@@ -69,17 +70,8 @@ def build_output_frame(stored: Sequence[StoredRun], *, level: str, min_kept: flo
     return _build_people(stored, level, min_kept) if level in LEVELS[:2] else _build_runs(stored, level, min_kept)
 
 
-def group_runs(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None) -> Rows:
-    """Group runs by participant or session, sorted by label."""
-    found: dict[tuple[str, str], list[StoredRun]] = {}
-    for run in stored:
-        found.setdefault((run.entities["sub"], run.entities.get("ses", "") if by_session else ""), []).append(run)
-    keys = tuple(sorted(found))
-    return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys), min_kept=min_kept)
-
-
 def _build_people(stored: Sequence[StoredRun], level: str, min_kept: float | None) -> pd.DataFrame:
-    rows = group_runs(stored, by_session=level == "session", min_kept=min_kept)
+    rows = build_rows(stored, by_session=level == "session", min_kept=min_kept, least=0)
     counts, vectors = [], []
     for runs, weights in zip(rows.runs, rows.weights, strict=True):
         read = [_average(run, min_kept) for run in runs]
@@ -100,7 +92,9 @@ def _average(run: StoredRun, min_kept: float | None) -> tuple[int, np.ndarray[An
 
 
 def _build_runs(stored: Sequence[StoredRun], level: str, min_kept: float | None) -> pd.DataFrame:
-    quality = {row["name"]: row for row in build_rows(stored[0].paths.out_dir, CallFacts(model=stored[0].paths.model))}
+    quality = {
+        row["name"]: row for row in build_quality_rows(stored[0].paths.out_dir, CallFacts(model=stored[0].paths.model))
+    }
     columns = list(read_column_descriptions("group_qc"))
     rows, vectors = [], []
     for run in stored:
@@ -221,7 +215,7 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
         # The runs that the table averages.
         found = list(find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"]))
         chosen = [run for run in found if run.paths.stem in set(origin["runs"])]
-        own = group_runs(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept)
+        own = build_rows(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept, least=0)
         stored = dict(zip(own.keys, own.runs, strict=True))
     rows = Rows(keys=sorted_keys, runs=tuple(stored.get(key, ()) for key in sorted_keys), min_kept=min_kept)
     return frame.iloc[order], rows

@@ -23,11 +23,11 @@ from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import (
     EmbeddingFeatures,
     Rows,
-    build_models,
-    build_others,
+    build_baselines,
     build_readouts,
     build_site_features,
     count_pretrained,
+    read_features,
 )
 from bids_semantoks.disk import read_array
 from bids_semantoks.embedding import RunEncoder, embed_mean
@@ -121,21 +121,22 @@ class Prober:
         self, rows: Rows, encoders: Sequence[RunEncoder], others: Sequence[RunEncoder], baselines: Sequence[str]
     ) -> tuple[dict[str, tuple[Features, ...]], tuple[str, ...]]:
         """Build the models of one preparation, and list those that are further readouts."""
-        labels = [encoder.loaded.name for encoder in encoders]
         twins = [name_twin(self.model, number) for number in range(len(encoders))]
         how: Any = {"work_dir": self.plan.config.running.work_dir, "keeps_tables": self.asked.harmonize is not None}
-        own, *rest = build_models(rows, labels, twins, baselines, **how).items()
-        further, readouts = build_others(rows, others), build_readouts(rows, encoders, seed=self.seed)
-        for one in others:
-            readouts |= build_readouts(rows, [one], seed=self.seed)
-        return dict([own, *further.items(), *readouts.items(), *rest]), tuple(readouts)
+        models: dict[str, tuple[Features, ...]] = {}
+        readouts: dict[str, tuple[Features, ...]] = {}
+        for alike in (encoders, *([one] for one in others)):
+            labels = [encoder.loaded.name for encoder in alike]
+            models[labels[0]] = read_features(rows, labels[0], labels)
+            readouts |= build_readouts(rows, alike, seed=self.seed)
+        return models | readouts | build_baselines(rows, twins, baselines, **how), tuple(readouts)
 
     def find_features(self, rows: Rows) -> tuple[Features, ...]:
         """Find the features of the encoder alone, which takes no signals to be read."""
         if rows.keys in self._models:
             return self._models[rows.keys][self.model]
-        models = build_models(rows, [encoder.loaded.name for encoder in self.encoders], (), ())
-        return harmonise_models(self.plan, rows, models)[self.model]
+        own = read_features(rows, self.model, [encoder.loaded.name for encoder in self.encoders])
+        return harmonise_models(self.plan, rows, {self.model: own})[self.model]
 
     def probe(self, phenotype: Phenotype, design: Design) -> PhenotypeResult:
         """Predict one phenotype by all models, the encoder first."""

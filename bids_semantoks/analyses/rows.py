@@ -7,23 +7,18 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
-from bids_semantoks.outputs.features import read_embedding, read_mean_embedding
+from bids_semantoks.outputs.features import keep_first_sessions, read_embedding, read_mean_embedding
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
 from bids_semantoks.runtime.logs import Progress
-from bids_semantoks.statistics.baselines import (
-    CONNECTIVITY,
-    build_chance,
-    build_column_features,
-    build_connectivity_features,
-    compute_moments,
-)
+from bids_semantoks.statistics.baselines import CONNECTIVITY, build_connectivity_features, compute_moments
 from bids_semantoks.statistics.series import weigh_runs
 from bids_semantoks.statistics.spans import Features, TableFeatures
 from bids_semantoks.training.packed import PackedRun, SignalStore
@@ -63,17 +58,27 @@ class Rows:
         return self.participants if self.has_sessions else None
 
 
-def build_rows(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None) -> Rows:
-    """Collect runs by participant or session, sorted by label; runs with fewer than 3 volumes kept are skipped."""
+def build_rows(
+    stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None, least: int = _MIN_VOLUMES
+) -> Rows:
+    """Collect runs by participant or session, sorted by label; runs with fewer than `least` volumes kept are
+    skipped."""
     found: dict[tuple[str, str], list[StoredRun]] = {}
     for run in stored:
-        if run.sidecar["VolumesKept"] < _MIN_VOLUMES:
+        if run.sidecar["VolumesKept"] < least:
             LOGGER.warning("Skipping %s: too few volumes to probe (%d).", run.paths.stem, run.sidecar["VolumesKept"])
             continue
         key = run.entities["sub"], run.entities.get("ses", "") if by_session else ""
         found.setdefault(key, []).append(run)
     keys = tuple(sorted(found))
     return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys), min_kept=min_kept)
+
+
+def build_probe_rows(config: AppConfig, stored: Sequence[StoredRun], *, has_sessions: bool) -> Rows:
+    """Collect the rows that a column is predicted in, which may have values by session, as --sessions says."""
+    how = config.selection.sessions
+    chosen = keep_first_sessions(stored) if how == "first" else stored
+    return build_rows(chosen, by_session=has_sessions or how == "each", min_kept=config.min_kept)
 
 
 def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
@@ -191,17 +196,11 @@ class EmbeddingFeatures(TableFeatures):
     rows: Rows  # whose files they are
 
 
-def _build_motion_features(rows: Rows) -> TableFeatures:
-    """Build the motion baseline: mean framewise displacement (mm), whether it is missing, seconds of kept data."""
-    motion, seconds = compute_motion(rows)
-    unknown = np.isnan(motion)
-    columns = np.where(unknown, 0.0, motion), unknown.astype(float), seconds
-    return build_column_features("motion", *(column.tolist() for column in columns))
-
-
-def build_others(rows: Rows, encoders: Sequence[RunEncoder]) -> dict[str, tuple[Features, ...]]:
-    """Build the features of encoders that are compared with the first, by label."""
-    return {one.loaded.name: _read_features(rows, one.loaded.name, [one.loaded.name]) for one in encoders}
+def read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[EmbeddingFeatures, ...]:
+    """Read the embeddings of one model by the labels of its encoders, which differ in their seeds."""
+    return tuple(
+        EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label, rows=rows) for label in labels
+    )
 
 
 def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> dict[str, tuple[Features, ...]]:
@@ -213,7 +212,7 @@ def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> 
     models: dict[str, tuple[Features, ...]] = {}
     for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
         first, labels = alike[0], [one.loaded.name for one in alike]
-        found = _read_features(rows, first.loaded.name, labels)
+        found = read_features(rows, first.loaded.name, labels)
         if first is not encoders[0]:
             models[first.loaded.name] = found
         width = 2 * first.loaded.config.width
@@ -229,22 +228,6 @@ def _project(features: TableFeatures, name: str, width: int, seed: int) -> Table
     return TableFeatures(name=name, values=features.values @ drawn)
 
 
-def build_models(
-    rows: Rows,
-    encoders: Sequence[str],
-    twins: Sequence[str],
-    baselines: Sequence[str],
-    *,
-    work_dir: Path | None = None,
-    keeps_tables: bool = False,
-) -> dict[str, tuple[Features, ...]]:
-    """Build the features of all models except those that depend on the phenotype, by name, the encoder first. A name
-    has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels. With
-    `keeps_tables` connectivity can be harmonised."""
-    own = {encoders[0]: _read_features(rows, encoders[0], encoders)}
-    return own | build_baselines(rows, twins, baselines, work_dir=work_dir, keeps_tables=keeps_tables)
-
-
 def build_baselines(
     rows: Rows,
     twins: Sequence[str],
@@ -253,7 +236,8 @@ def build_baselines(
     work_dir: Path | None = None,
     keeps_tables: bool = False,
 ) -> dict[str, tuple[Features, ...]]:
-    """Build the features of the baselines that do not depend on the phenotype, as `build_models`."""
+    """Build the features of the baselines that do not depend on the phenotype, by name. ``random`` has several, by the
+    labels of `twins` (random weights). With `keeps_tables` connectivity can be harmonised."""
     models: dict[str, tuple[Features, ...]] = {}
     kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[NDArray[np.float64]]()
 
@@ -265,26 +249,24 @@ def build_baselines(
                 moments.append(compute_moments(runs, own))
             yield runs
 
-    shared: dict[str, Any] = {"weights": rows.weights, "keeps_tables": keeps_tables}
-    for one in build_connectivity_features(read(), kinds, **shared) if kinds else ():
-        models[one.name] = (one,)
+    if kinds:
+        found = build_connectivity_features(read(), kinds, weights=rows.weights, keeps_tables=keeps_tables)
+        models |= {one.name: (one,) for one in found}
     if "parcel_moments" in baselines:
         for _ in () if kinds else read():
             pass
         models["parcel_moments"] = (TableFeatures(name="parcel_moments", values=np.stack(moments)),)
     if "motion" in baselines:
-        models["motion"] = (_build_motion_features(rows),)
+        motion, seconds = compute_motion(rows)
+        unknown = np.isnan(motion)
+        columns = np.stack([np.where(unknown, 0.0, motion), unknown.astype(float), seconds], axis=1)
+        models["motion"] = (TableFeatures(name="motion", values=columns),)
     if "random" in baselines:
-        models["random"] = _read_features(rows, "random", twins)
+        models["random"] = read_features(rows, "random", twins)
     if "chance" in baselines:
-        models["chance"] = (build_chance(len(rows.keys)),)
+        # Without columns a model predicts the frequencies of classes, or the mean.
+        models["chance"] = (TableFeatures(name="chance", values=np.zeros((len(rows.keys), 0))),)
     return models
-
-
-def _read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[EmbeddingFeatures, ...]:
-    return tuple(
-        EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label, rows=rows) for label in labels
-    )
 
 
 def build_site_features(labels: Sequence[str | None]) -> TableFeatures:

@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
 from bids_semantoks.records import Floats
-from bids_semantoks.statistics.spans import (
-    Features,
-    KernelFeatures,
-    TableFeatures,
-    TangentFeatures,
-    WideFeatures,
-    compute_gram,
-)
+from bids_semantoks.statistics.spans import Features, KernelFeatures, TangentFeatures, WideFeatures, compute_gram
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
 #: Baselines that depend on how signals were prepared.
@@ -142,16 +135,6 @@ def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[
         with np.errstate(divide="ignore"):
             moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
     return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
-
-
-def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures:
-    """Stack columns (n,) into a table, e.g. mean framewise displacement (mm) and seconds of kept data."""
-    return TableFeatures(name=name, values=np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1))
-
-
-def build_chance(n_rows: int) -> TableFeatures:
-    """Build a table without columns: the model that predicts class frequencies or the mean."""
-    return TableFeatures(name="chance", values=np.zeros((n_rows, 0)))
 
 
 def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
