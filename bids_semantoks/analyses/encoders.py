@@ -46,11 +46,7 @@ def embed_stored(
 
 
 def _build_embedder(encoder: RunEncoder) -> Callable[[StoredRun], tuple[str, ...]]:
-    return partial(_embed_with, encoder)
-
-
-def _embed_with(encoder: RunEncoder, run: StoredRun) -> tuple[str, ...]:
-    return embed_run(run, encoder)
+    return partial(embed_run, encoder=encoder)
 
 
 def embed_others(stored: Sequence[StoredRun], others: Sequence[RunEncoder], running: RunningConfig) -> None:
@@ -97,55 +93,47 @@ def build_twin(encoder: RunEncoder, number: int = 0) -> RunEncoder:
 
 
 def load_replicates(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -> list[RunEncoder]:
-    """Load the encoders whose scores are averaged with those of the first, none if not requested; one whose label
-    is taken gets that of its folder as well. Raises ConfigurationError for the same weights twice, or for another
-    architecture."""
-    found = [encoder]
-    for model in config.probing.replicates:
-        one = _load_another(config, model, found, atlas, option="--replicates")
-        if one.loaded.config != encoder.loaded.config:
-            raise ConfigurationError(
-                f"--replicates {model} has a different architecture than {encoder.loaded.name}.",
-                hint="Scores can only be averaged over encoders that differ in their seed alone.",
-            )
-        found.append(one)
-    return found[1:]
+    """Load the encoders whose scores are averaged with those of the first, none if not requested. Raises
+    ConfigurationError as `load_others`, and for another architecture."""
+    return _load_more(config, encoder, atlas, config.probing.replicates, option="--replicates")
 
 
 def load_others(config: AppConfig, encoder: RunEncoder, atlas: AtlasNames) -> list[RunEncoder]:
     """Load the encoders of --model after the first, which are compared with it; one whose label is taken gets that of
     its folder as well. Raises ConfigurationError for the same weights twice."""
-    found = [encoder]
-    for model in config.embedding.more_models:
-        found.append(_load_another(config, model, found, atlas, option="--model"))
-    return found[1:]
+    return _load_more(config, encoder, atlas, config.embedding.more_models, option="--model")
 
 
-def _load_another(
-    config: AppConfig, model: str, found: Sequence[RunEncoder], atlas: AtlasNames, *, option: str
-) -> RunEncoder:
-    """Load one more encoder in addition to those found, with a unique label; ConfigurationError if its weights are
-    among them."""
-    asked = dataclasses.replace(config.embedding, model=model, more_models=(), save_tokens=False)
-    load = partial(build_run_encoder, asked, *atlas, seed=config.running.random_seed)
-    one = load()
-    twice = next((other for other in found if other.loaded.sha256 == one.loaded.sha256), None)
-    if twice is not None:
-        raise ConfigurationError(
-            f"{option} {model} has the same weights as {twice.loaded.name} (SHA-256 {one.loaded.sha256[:12]}).",
-            hint="List each encoder once.",
-        )
-    names = [other.loaded.name for other in found]
-    if one.loaded.name in names:
-        name = _tell_apart(model, one, names)
-        LOGGER.warning("The label %s is already used: %s %s is labelled %s.", one.loaded.name, option, model, name)
-        one = load(name=name)
-    return one
+def _load_more(
+    config: AppConfig, encoder: RunEncoder, atlas: AtlasNames, models: Sequence[str], *, option: str
+) -> list[RunEncoder]:
+    """Load the `models` of an option in addition to an encoder."""
+    found = {encoder.loaded.name: encoder}
+    for model in models:
+        asked = dataclasses.replace(config.embedding, model=model, more_models=(), save_tokens=False)
+        load = partial(build_run_encoder, asked, *atlas, seed=config.running.random_seed)
+        one = load()
+        twice = next((other for other in found.values() if other.loaded.sha256 == one.loaded.sha256), None)
+        if twice is not None:
+            raise ConfigurationError(
+                f"{option} {model} has the same weights as {twice.loaded.name} (SHA-256 {one.loaded.sha256[:12]}).",
+                hint="List each encoder once.",
+            )
+        if one.loaded.name in found:
+            name = _tell_apart(model, one, list(found))
+            LOGGER.warning("The label %s is already used: %s %s is labelled %s.", one.loaded.name, option, model, name)
+            one = load(name=name)
+        if option == "--replicates" and one.loaded.config != encoder.loaded.config:
+            raise ConfigurationError(
+                f"{option} {model} has a different architecture than {encoder.loaded.name}.",
+                hint="Scores can only be averaged over encoders that differ in their seed alone.",
+            )
+        found[one.loaded.name] = one
+    return list(found.values())[1:]
 
 
 def _tell_apart(model: str, encoder: RunEncoder, names: Sequence[str]) -> str:
-    """Find another label for an encoder, by the requested revision or its folders, else by its
-    checksum."""
+    """Find another label for an encoder, by the requested revision or its folders, else by its checksum."""
     from bids_semantoks.models.hub import label_folder, parse_repository  # noqa: PLC0415 - loads torch
 
     asked = None if Path(model).exists() else parse_repository(model)
