@@ -126,11 +126,7 @@ def audit(plan: ProbePlan, encoders: Sequence[RunEncoder], stored: Sequence[Stor
 
 
 def _build_row(question: str, model: str, verdict: str, n_participants: int, **found: object) -> Row:
-    empty = dict.fromkeys(("between", "column", "metric"), "") | dict.fromkeys(
-        ("value", "ci_low", "ci_high", "chance", "p_value"), math.nan
-    )
-    row = {"question": question, "model": model, **empty, **found}
-    return {**row, "n_participants": n_participants, "verdict": verdict}
+    return {"question": question, "model": model, "n_participants": n_participants, "verdict": verdict, **found}
 
 
 def _identify(config: AppConfig, labels: Sequence[str], stored: Sequence[StoredRun]) -> list[Row]:

@@ -204,7 +204,7 @@ def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int
         here = set(labels[predictions.tested].tolist())
         for level in [name for name in names if name in here] if len(here) > 1 else ():
             inside = (labels == level) & predictions.tested
-            found.append(_score(one, model, inside, truth, seed=seed) | {"by": by, "level": level})
+            found.append({"by": by, "level": level, **_score(one, model, inside, truth, seed=seed)})
     return found
 
 
@@ -254,13 +254,9 @@ def _score(
         "phenotype": one.phenotype.name,
         "model": model,
         "metric": metric,
-        "by": "",
-        "level": "",
         "value": value,
         "ci_low": low,
         "ci_high": high,
         "n_participants": n_people,
         "n_least": min(counts, default=n_people),
-        "expected": None,
-        "p_value": None,
     }
