@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.added import add_encoders
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.estimate import SharedFolds
@@ -34,11 +33,11 @@ from bids_semantoks.embedding import RunEncoder, embed_mean
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.outputs.group_words import describe_test, split_prepared
+from bids_semantoks.outputs.group_words import describe_test, name_added, split_prepared
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.logs import Progress
-from bids_semantoks.statistics.baselines import OF_SIGNALS
+from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
 from bids_semantoks.statistics.metrics import (
     CLASS_METRICS,
     Score,
@@ -62,9 +61,9 @@ LOGGER = logging.getLogger("bids_semantoks")
 #: With fewer exchangeable groups there are too few permutations.
 _MIN_GROUPS: Final = 5
 
-#: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and an
-#: ensemble has no features of its own.
-_UNTESTED: Final = ("importance", "finetuned", "ensemble")
+#: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and the
+#: mean of the predictions of several models has no features of its own.
+_UNTESTED: Final = ("importance", "finetuned", "ensemble", "added")
 
 
 class Prober:
@@ -145,10 +144,9 @@ class Prober:
         n_masked = 2 * len(self.masker.networks) if self.asked.network_importance else 0
         total = len(models) + n_masked + self.asked.finetune
         for model, features in self.progress.each("model", models.items(), total=total):
-            role = "readout" if model in self.readouts else "baseline"
-            role = "encoder" if model in (self.model, *(one.loaded.name for one in self.others)) else role
             base, preparation = split_prepared(model)
-            role = "preparation" if preparation else role
+            role = "readout" if model in self.readouts else "preparation" if preparation else "baseline"
+            role = "encoder" if model in (self.model, *(one.loaded.name for one in self.others)) else role
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
             parts = self.predict(features, design, protocol)
             result = self.judge(parts, features, design, role=role, protocol=protocol)
@@ -163,8 +161,7 @@ class Prober:
         for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
             tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
-        for name, added in add_encoders(results, partial(self.score, design=design)).items():
-            _add(results, name, added)
+        self._add_encoders(models, design, results)
         # Only the additions need the predictions of each seed.
         results = {name: dataclasses.replace(one, parts=()) for name, one in results.items()}
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
@@ -237,6 +234,23 @@ class Prober:
         before -= self.asked.finetune
         for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
+
+    def _add_encoders(
+        self, models: Mapping[str, Sequence[Features]], design: Design, results: dict[str, ModelResult]
+    ) -> None:
+        """Measure the added value of each encoder: the mean of its predictions and those of a baseline, compared with
+        the baseline alone. Baselines are the first available kind of connectivity, and covariates. Not the kind that
+        scored best, since selection by test scores would favour the baseline."""
+        kinds = [name for name in CONNECTIVITY if name in results][:1]
+        encoders = [name for name, result in results.items() if result.role == "encoder"]
+        for base in [results[name] for name in (*kinds, "covariates") if name in results]:
+            for encoder in encoders:
+                name = name_added(base.predictions.model, encoder)
+                parts = [average_models([base.parts[0], one], name) for one in results[encoder].parts]
+                protocol = results[encoder].protocol
+                added = self.judge(parts, models[encoder], design, role="added", protocol=protocol)
+                comparison = compare_models(added.predictions, base.predictions, added.main.metric)
+                _add(results, name, dataclasses.replace(added, comparison=comparison))
 
     def _permute(
         self, features: Features, designs: Sequence[Design], *, is_nested: bool
@@ -338,21 +352,15 @@ class NetworkMasker:
     ) -> NDArray[np.float64]:
         """Embed all variants of a run, mean over windows (V, D), or load them from the cache."""
         key = run.paths.stem, encoder.loaded.name
-        if key not in self._known:
-            path = self._name_cache(run, encoder, hidden, min_kept)
-            if path is not None and path.is_file():
-                self._known[key] = read_array(path)
-            else:
-                self._known[key] = embed_mean(run, encoder, min_kept=min_kept, hidden=hidden)
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_array(path, self._known[key])
+        if key in self._known:
+            return self._known[key]
+        decides = [encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist(), min_kept]
+        path = self.work_dir / "masked" / f"{hash_values(decides)}.npy" if self.work_dir is not None else None
+        if path is not None and path.is_file():
+            self._known[key] = read_array(path)
+        else:
+            self._known[key] = embed_mean(run, encoder, min_kept=min_kept, hidden=hidden)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_array(path, self._known[key])
         return self._known[key]
-
-    def _name_cache(
-        self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_], min_kept: float | None
-    ) -> Path | None:
-        if self.work_dir is None:
-            return None
-        digest = hash_values([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist(), min_kept])
-        return self.work_dir / "masked" / f"{digest}.npy"
