@@ -17,6 +17,7 @@ from bids_semantoks.config.options import check
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, check_cells, find_codes
+from bids_semantoks.records import Bools, Floats
 from bids_semantoks.statistics.predictions import Target, build_class_target, build_covariates
 from bids_semantoks.statistics.splits import Split
 
@@ -57,7 +58,7 @@ def check_columns(
 def describe_kinds(
     phenotype: Phenotype,
     cells: Mapping[str, Sequence[str | None]],
-    usable: NDArray[np.bool_],
+    usable: Bools,
     categories: Collection[str],
     *,
     n_bins: int,
@@ -78,8 +79,8 @@ def _name_levels(levels: Collection[object]) -> str:
 
 
 def convert_covariates(
-    cells: Mapping[str, Sequence[str | None]], usable: NDArray[np.bool_], categories: Collection[str] = ()
-) -> NDArray[np.float64]:
+    cells: Mapping[str, Sequence[str | None]], usable: Bools, categories: Collection[str] = ()
+) -> Floats:
     """Convert covariates to (n, c), text and `categories` to indicators; unusable rows get the first known value."""
     columns: dict[str, Sequence[float] | Sequence[str]] = {}
     for name, texts in cells.items():
@@ -97,7 +98,7 @@ def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
     )
 
 
-def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
+def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: Bools) -> None:
     """Refuse groups that separate usable sessions of one participant: InputError names the first participant."""
     first: dict[str, str] = {}
     for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
@@ -154,7 +155,7 @@ def check_harmonised(
     return found
 
 
-def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int) -> Target:
+def build_target(phenotype: Phenotype, is_out: Bools, *, n_bins: int) -> Target:
     """Convert a phenotype to a target, missing where `is_out` (n,); InputError if the rest cannot be predicted."""
     if phenotype.kind == "classification":
         labels = [None if gone else label for label, gone in zip(phenotype.labels, is_out, strict=True)]

@@ -30,6 +30,7 @@ from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype,
 from bids_semantoks.outputs.features import describe_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Floats
 from bids_semantoks.statistics.benchmark import build_benchmark_splits
 from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.splits import (
@@ -68,7 +69,7 @@ class Design:
     target: Target  # missing where a covariate is
     rows: Rows
     splits: tuple[Split, ...]  # the same for all models
-    covariates: NDArray[np.float64] | None  # (n, c) to be removed from the features
+    covariates: Floats | None  # (n, c) to be removed from the features
     covariate_names: tuple[str, ...]
     groups: NDArray[Any] | None  # (n,) rows kept together
     blocks: NDArray[Any] | None  # (n,) labels are permuted within a block

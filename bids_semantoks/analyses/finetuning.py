@@ -25,7 +25,7 @@ from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices
 from bids_semantoks.signals.windows import compute_kept_share, select_signals, window_starts
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
 from bids_semantoks.statistics.series import weigh_windows
@@ -61,8 +61,8 @@ class TuningRuns:
 
     # each (T, P), z-scored, at the encoder's repetition time; absent parcels are zero
     signals: tuple[NDArray[np.float32], ...]
-    present: NDArray[np.bool_]  # (runs, P) parcels that have a signal
-    row_of: NDArray[np.int64]  # (runs,) row (participant or session) of each run
+    present: Bools  # (runs, P) parcels that have a signal
+    row_of: Indices  # (runs,) row (participant or session) of each run
     # (runs,) weight of each run in its row, and of each equally spaced window in its run; None if all are weighted
     # equally
     run_weights: Floats | None = None
@@ -307,7 +307,7 @@ class Finetuning:
                     yield int(run), start, scale * weight
 
 
-def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[Indices]:
     order = np.random.default_rng(compute_seed(seed, 0, epoch)).permutation(n_rows)
     for start in range(0, n_rows, size):
         # One window has no variance for BatchNorm to divide by.

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
 from bids_semantoks.analyses.harmonising import describe_harmonisation
@@ -32,6 +31,7 @@ from bids_semantoks.outputs.group_words import (
 )
 from bids_semantoks.outputs.sidecars import find_versions, read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Floats
 from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
@@ -367,7 +367,7 @@ def _name_row(label: str, session: str) -> dict[str, str]:
     return {"participant_id": f"sub-{label}", "session_id": f"ses-{session}" if session else ""}
 
 
-def compute_axes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_axes(values: Floats) -> tuple[Floats, Floats]:
     """Project rows onto their first two principal axes, features scaled to unit variance: (n, D) -> (n, 2), (2,).
 
     Coordinates are in standard deviations of the first axis; the second array holds the shares of variance.

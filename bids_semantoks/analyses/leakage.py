@@ -25,6 +25,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Bools, Floats
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
 from bids_semantoks.statistics.harmonise import HarmonisedFeatures
 from bids_semantoks.statistics.metrics import compute_scores, name_main_metric
@@ -40,7 +41,7 @@ MIN_PAIRS: Final = 5
 _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
-def _is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
+def _is_splittable(values: Floats, *, is_class: bool) -> bool:
     """Check whether a target (n,) can be predicted in five folds: ten values that vary, or two or more classes
     of five members each, and none with fewer."""
     known = values[~np.isnan(values)]
@@ -77,7 +78,7 @@ def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] 
     return name_groups(plan.columns[name].find(rows.keys), rows)
 
 
-def _drop_rows(target: Target, is_out: NDArray[np.bool_]) -> Target:
+def _drop_rows(target: Target, is_out: Bools) -> Target:
     """Drop rows, and the classes that become too small without them."""
     values = np.where(is_out, np.nan, target.values)
     if not target.classes:
@@ -238,9 +239,7 @@ def name_levels(cells: Sequence[str | None]) -> tuple[NDArray[np.str_], Sequence
     return np.where(np.isnan(values), "n/a", thirds), [*names, "n/a"]
 
 
-def _score(
-    one: PhenotypeResult, model: str, inside: NDArray[np.bool_], truth: NDArray[np.float64], *, seed: int
-) -> dict[str, object]:
+def _score(one: PhenotypeResult, model: str, inside: Bools, truth: Floats, *, seed: int) -> dict[str, object]:
     predictions, people = one.models[model].predictions, one.design.rows.participants
     metric, n_people = name_main_metric(is_class=bool(predictions.classes)), len(set(people[inside]))
     counts = [len(set(people[inside & (truth == k)])) for k in range(len(predictions.classes))]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import name_twin
@@ -35,6 +34,7 @@ from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.outputs.group_words import describe_test, name_added, split_prepared
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Bools, Floats
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
@@ -307,7 +307,7 @@ class NetworkMasker:
 
     def __init__(self, encoders: Sequence[RunEncoder], work_dir: Path | None) -> None:
         self.encoders, self.work_dir = encoders, work_dir
-        self._known: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._known: dict[tuple[str, str], Floats] = {}
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -324,7 +324,7 @@ class NetworkMasker:
             for number, name in enumerate(names)
         }
 
-    def _embed_rows(self, rows: Rows, encoder: RunEncoder) -> NDArray[np.float64]:
+    def _embed_rows(self, rows: Rows, encoder: RunEncoder) -> Floats:
         networks = encoder.frozen.networks
         own = np.stack(list(networks.values()))  # (networks, N)
         if len(own) < 2 or own.all(axis=1).any():
@@ -347,9 +347,7 @@ class NetworkMasker:
         LOGGER.info("Masking networks took %.1f s for %d runs.", seconds, len(self._known) - known)
         return np.asarray(table, dtype=np.float64)
 
-    def _embed_run(
-        self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_], min_kept: float | None
-    ) -> NDArray[np.float64]:
+    def _embed_run(self, run: StoredRun, encoder: RunEncoder, hidden: Bools, min_kept: float | None) -> Floats:
         """Embed all variants of a run, mean over windows (V, D), or load them from the cache."""
         key = run.paths.stem, encoder.loaded.name
         if key in self._known:

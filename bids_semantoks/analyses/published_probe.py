@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
 from bids_semantoks.statistics.splits import Split
 from bids_semantoks.training.finetune_layers import draw_head
@@ -31,7 +32,7 @@ class WindowTable:
 
     name: str  # of the model, in reports
     values: NDArray[np.floating[Any]]  # (m, D), finite
-    row_of: NDArray[np.int64]  # (m,) row (participant or session) of each window
+    row_of: Indices  # (m,) row (participant or session) of each window
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.row_of.shape != self.values.shape[:1]:
@@ -104,11 +105,11 @@ class PublishedProbe:
         self.windows = torch.as_tensor(table.values - shift).to(device=device, dtype=dtype)
         self.shift = torch.as_tensor(shift).to(self.windows)
 
-    def find_windows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def find_windows(self, rows: Indices) -> Indices:
         """Find the windows of rows: positions in the table, ascending."""
         return np.flatnonzero(np.isin(self.table.row_of, rows))
 
-    def compute_targets(self, split: Split) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    def compute_targets(self, split: Split) -> tuple[Floats, tuple[float, float]]:
         """Compute targets (m, C), class indicators or standardised values, and the training windows' (mean, SD)."""
         labels = self.target.compute_labels(split.train)[self.table.row_of]
         if self.target.is_class:
@@ -152,7 +153,7 @@ class PublishedProbe:
         recalls = [hit[labels == k].mean(axis=0) for k in np.unique(labels)]
         return int(np.mean(recalls, axis=0).argmax())
 
-    def average_outputs(self, heads: Heads, part: NDArray[np.int64], index: int, rate: int) -> NDArray[np.float64]:
+    def average_outputs(self, heads: Heads, part: Indices, index: int, rate: int) -> Floats:
         """Average the outputs of the head of a rate over the windows of each row of a part: (rows, C)."""
         found = self.find_windows(part)
         outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)[:, rate]
@@ -161,7 +162,7 @@ class PublishedProbe:
         np.add.at(total, rows, outputs.double().cpu().numpy())
         return np.asarray(total / np.bincount(rows, minlength=len(part))[:, None])
 
-    def scale(self, outputs: NDArray[np.float64], split: Split) -> NDArray[np.float64]:
+    def scale(self, outputs: Floats, split: Split) -> Floats:
         """Turn outputs (rows, C) of heads trained on a split into class probabilities, or values in their own unit."""
         if self.target.is_class:
             odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
@@ -170,7 +171,7 @@ class PublishedProbe:
         return np.asarray(outputs * deviation + centre)
 
 
-def _find_logits(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+def _find_logits(outputs: Floats) -> Floats:
     """Find the decision values (n, m) behind outputs (n, C): the difference of two, else each against their mean, which
     a shift of all leaves alone."""
     if outputs.shape[1] == 2:
@@ -178,7 +179,7 @@ def _find_logits(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(outputs - outputs.mean(axis=1, keepdims=True))
 
 
-def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[Indices]:
     """Draw the batches of a repetition: positions (B,), an eighth of the windows each, between 2 and 256.
 
     The last batch of a pass is smaller; a single window is dropped, since it has no variance.

@@ -17,6 +17,7 @@ from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.files import read_rows
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.records import Floats
 from bids_semantoks.statistics.metrics import Score, name_main_metric
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
@@ -103,7 +104,7 @@ def describe_cells(cells: Sequence[str | None] | NDArray[Any]) -> str:
     return ", ".join(filter(None, (text, missing)))
 
 
-def describe_numbers(values: NDArray[np.float64]) -> str:
+def describe_numbers(values: Floats) -> str:
     """Describe numbers by their mean and SD; empty if all are NaN."""
     known = values[~np.isnan(values)]
     if not len(known):

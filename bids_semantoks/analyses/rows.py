@@ -17,6 +17,7 @@ from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
 from bids_semantoks.outputs.features import keep_first_sessions, read_embedding, read_mean_embedding
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.baselines import CONNECTIVITY, build_connectivity_features, compute_moments
 from bids_semantoks.statistics.series import weigh_runs
@@ -47,7 +48,7 @@ class Rows:
         return any(session for _, session in self.keys)
 
     @property
-    def weights(self) -> list[NDArray[np.float64]]:
+    def weights(self) -> list[Floats]:
         """Weight of each run in the mean of its row: (runs,) for each row."""
         is_weighted = self.min_kept is not None
         return [weigh_runs([run.kept_seconds for run in runs], is_weighted=is_weighted) for runs in self.runs]
@@ -81,7 +82,7 @@ def build_probe_rows(config: AppConfig, stored: Sequence[StoredRun], *, has_sess
     return build_rows(chosen, by_session=has_sessions or how == "each", min_kept=config.min_kept)
 
 
-def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
+def read_embeddings(rows: Rows, model: str) -> Floats:
     """Average embeddings over the windows of a run, then over the runs of a row, weighted as in `rows`: (n, D)."""
     return np.stack(
         [
@@ -91,7 +92,7 @@ def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
     )
 
 
-def read_window_embeddings(rows: Rows, model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def read_window_embeddings(rows: Rows, model: str) -> tuple[NDArray[np.float32], Indices]:
     """Read the embeddings of all windows (m, D) and the row of each (m,)."""
     parts = [[read_embedding(_name_model(run, model)) for run in runs] for runs in rows.runs]
     counts = [sum(map(len, part)) for part in parts]
@@ -166,7 +167,7 @@ MEASURES: Final[dict[str, tuple[Callable[[StoredRun], float | None], str]]] = {
 }
 
 
-def compute_measure(rows: Rows, name: str) -> NDArray[np.float64]:
+def compute_measure(rows: Rows, name: str) -> Floats:
     """Compute one of `MEASURES` (n,) over the runs of each row that have it, means weighted as `rows` weigh runs; NaN
     where no run has it."""
     find, how = MEASURES[name]
@@ -183,7 +184,7 @@ def compute_measure(rows: Rows, name: str) -> NDArray[np.float64]:
     return np.array(found)
 
 
-def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_motion(rows: Rows) -> tuple[Floats, Floats]:
     """Compute mean framewise displacement (n,) in mm, NaN where no run has it, and seconds of kept data (n,)."""
     return compute_measure(rows, "mean_fd"), compute_measure(rows, "kept_seconds")
 
@@ -239,7 +240,7 @@ def build_baselines(
     """Build the features of the baselines that do not depend on the phenotype, by name. ``random`` has several, by the
     labels of `twins` (random weights). With `keeps_tables` connectivity can be harmonised."""
     models: dict[str, tuple[Features, ...]] = {}
-    kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[NDArray[np.float64]]()
+    kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[Floats]()
 
     def read() -> Iterator[list[NDArray[np.float32]]]:
         """Read the signals once for all: parsing them takes longer than what is computed."""

@@ -27,6 +27,7 @@ from bids_semantoks.outputs.group_tables import build_group_table, write_group_t
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
+from bids_semantoks.records import Bools, Floats
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
 from bids_semantoks.statistics.linear import cross_validate
@@ -69,7 +70,7 @@ class Blocks:
     labels: NDArray[Any]  # (n,) types; participants and runs are (n,), too
     participants: NDArray[Any]
     runs: NDArray[Any]
-    onsets: NDArray[np.float64]  # (n,) seconds in the run
+    onsets: Floats  # (n,) seconds in the run
     # (n, D) by model and position of the block in the window
     features: dict[tuple[str, str], NDArray[np.floating[Any]]]
     notes: tuple[str, ...]  # what was left out, and why
@@ -146,7 +147,7 @@ def _find_families(config: AppConfig, stored: Sequence[StoredRun]) -> dict[str, 
 
 def _find_blocks(
     run: StoredRun, events: Sequence[Event], model: EncoderConfig
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[tuple[Event, _Span, bool]]]:
+) -> tuple[NDArray[np.float32], Bools, list[tuple[Event, _Span, bool]]]:
     """Find the blocks of a run: its signals (T, P) at the repetition time of the encoder, which parcels have one (P,),
     and of each event in reach its first volume and number of volumes, and whether enough of them were kept."""
     n_dummy, source_time, table = run.n_dummy, run.repetition_time, run.read_signals()
@@ -177,7 +178,7 @@ def _find_seen(
 
 def _embed_spans(
     signals: NDArray[np.float32],
-    present: NDArray[np.bool_],
+    present: Bools,
     spans: Sequence[_Span],
     encoders: Mapping[str, RunEncoder],
     model: EncoderConfig,
@@ -346,7 +347,7 @@ def score_design(
     wanted = [key for key in keys if key in blocks.features]
     chance = 1 / len(target.classes)
     rows: list[dict[str, Any]] = []
-    first: NDArray[np.float64] | None = None
+    first: Floats | None = None
     progress = Progress(f"Blocks {design.name} participants")
     for name, position in progress.each("model", wanted):
         features = TableFeatures(name=name, values=blocks.features[name, position])

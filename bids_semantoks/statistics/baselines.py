@@ -21,7 +21,7 @@ ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 
 def compute_covariance(
-    runs: Sequence[NDArray[np.floating[Any]]], estimator: str, weights: NDArray[np.float64] | None = None
+    runs: Sequence[NDArray[np.floating[Any]]], estimator: str, weights: Floats | None = None
 ) -> Floats:
     """Average the covariance (P, P) of standardised signals (T, P) over runs; NaN rows (dropped volumes) are skipped.
     `weights` (runs,) sum to 1; None weights all equally.
@@ -52,7 +52,7 @@ def build_connectivity_features(
     kinds: Sequence[str] = CONNECTIVITY,
     *,
     n_components: int = 100,
-    weights: Sequence[NDArray[np.float64]] | None = None,
+    weights: Sequence[Floats] | None = None,
     keeps_tables: bool = False,
 ) -> tuple[Features, ...]:
     """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time;
@@ -66,7 +66,7 @@ def build_connectivity_features(
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
     needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
     people = list(participants) if weights is None else participants
-    shares: Sequence[NDArray[np.float64] | None] = weights if weights is not None else [None for _ in people]
+    shares: Sequence[Floats | None] = weights if weights is not None else [None for _ in people]
     tables: dict[str, NDArray[np.float32]] = {}
     for place, (runs, own) in enumerate(zip(people, shares, strict=True)):
         for estimator in sorted(needed):
@@ -126,7 +126,7 @@ def _iterate_correlations(packed: NDArray[np.float32]) -> Iterator[Floats]:
         yield np.arctanh(np.clip(values, -0.999999, 0.999999))
 
 
-def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[np.float64] | None = None) -> Floats:
+def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: Floats | None = None) -> Floats:
     """Compute the mean and log variance (2 P,) of each parcel, averaged over runs (T, P); 0 where absent."""
     moments = []
     for run in runs:
@@ -137,7 +137,7 @@ def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[
     return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
 
 
-def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def compute_connectivity(values: NDArray[np.floating[Any]]) -> Floats:
     """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels.
 
     Dropped rows and absent columns of `values` are NaN.

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bids_semantoks.records import Indices
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_random_splits
@@ -93,12 +93,12 @@ def fit_benchmark(
         return make_pipeline(StandardScaler(), regression).fit(values, labels)
 
 
-def _compute_logits(model: Pipeline, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def _compute_logits(model: Pipeline, values: NDArray[np.floating[Any]]) -> Floats:
     found = np.asarray(model.decision_function(values), dtype=np.float64)
     return found[:, None] if found.ndim == 1 else found
 
 
-def _order_rows(train: Indices, test: Indices, labels: NDArray[np.float64], *, seed: int) -> Indices:
+def _order_rows(train: Indices, test: Indices, labels: Floats, *, seed: int) -> Indices:
     """Put training rows (sorted) in the order in which the benchmark draws them, if it drew these."""
     rows = np.sort(np.concatenate([train, test]))
     try:

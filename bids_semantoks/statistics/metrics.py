@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Bools, Floats, Indices
 from bids_semantoks.statistics.class_metrics import (
     Scorer,
     average,
@@ -109,7 +109,7 @@ def compute_scores(
     return tuple(scores)
 
 
-def _count_units(inside: NDArray[np.bool_], participants: NDArray[Any] | None) -> int:
+def _count_units(inside: Bools, participants: NDArray[Any] | None) -> int:
     """Count the participants (n,), by default rows, inside."""
     return int(inside.sum()) if participants is None else len(np.unique(participants[inside]))
 
@@ -120,15 +120,13 @@ def _count_smallest_class(predictions: Predictions, participants: NDArray[Any] |
     return max(min(_count_units(inside, participants) for inside in members), 1)
 
 
-def draw_weights(
-    tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
-) -> Floats:
+def draw_weights(tested: Bools, participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int) -> Floats:
     """Draw participants (n,) with replacement among tested rows: how often each row was drawn, (B, n)."""
     return np.concatenate(list(iterate_weights(tested, participants, n_bootstrap=n_bootstrap, seed=seed)))
 
 
 def iterate_weights(
-    tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
+    tested: Bools, participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
 ) -> Iterator[Floats]:
     """Draw as `draw_weights`, yielding as many samples at a time as memory has room for: up to 10,000 rows all."""
     rows = np.flatnonzero(tested)
@@ -218,7 +216,7 @@ def build_scorer(predictions: Predictions, metric: str) -> Scorer:
     return builders[metric](predictions)
 
 
-def _build_moments(predictions: Predictions, parts: NDArray[np.int64], finish: Callable[[Floats], Floats]) -> Scorer:
+def _build_moments(predictions: Predictions, parts: Indices, finish: Callable[[Floats], Floats]) -> Scorer:
     """Sum squares and products about the mean of each part, then finish each repetition."""
 
     def score(weights: Floats) -> Floats:

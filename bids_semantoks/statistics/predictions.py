@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices
 from bids_semantoks.statistics.splits import compute_strata
 
 
@@ -55,7 +54,7 @@ class Target:
             return compute_strata(np.where(known, self.compute_labels(known), np.nan), is_class=True)
         return compute_strata(self.values, is_class=bool(self.classes), n_folds=n_folds)
 
-    def compute_labels(self, train: NDArray[np.bool_] | Indices) -> Floats:
+    def compute_labels(self, train: Bools | Indices) -> Floats:
         """Compute the class index or value (n,) of all rows, bins cut at quantiles of the training rows."""
         if not self.n_bins:
             return self.values
@@ -71,7 +70,7 @@ def build_class_target(name: str, labels: Sequence[str | None]) -> Target:
     return Target(name=name, values=values, classes=classes)
 
 
-def build_covariates(columns: Mapping[str, Sequence[float] | Sequence[str]]) -> NDArray[np.float64]:
+def build_covariates(columns: Mapping[str, Sequence[float] | Sequence[str]]) -> Floats:
     """Convert columns of length n to numbers (n, c), text to one indicator per level; ValueError at a missing value.
     All levels keep their indicator, since a training part may lack any of them."""
     table = []
@@ -123,7 +122,7 @@ class Predictions:
         return len(self.fold) // self.n_seeds
 
     @property
-    def tested(self) -> NDArray[np.bool_]:
+    def tested(self) -> Bools:
         """Rows (n,) tested at least once."""
         return np.asarray((self.fold >= 0).any(axis=0))
 

@@ -99,7 +99,7 @@ class LogFit:
 
 
 def fit_log_line(
-    n_participants: NDArray[np.floating | np.integer], gains: NDArray[np.float64], seeds: NDArray[np.integer]
+    n_participants: NDArray[np.floating | np.integer], gains: Floats, seeds: NDArray[np.integer]
 ) -> LogFit:
     """Fit gain = level of the seed + slope * log10(participants) by least squares; arguments (n,), NaN gains skipped.
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Floats, Indices
 
 
-def compute_dvars(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def compute_dvars(values: NDArray[np.floating[Any]]) -> Floats:
     """Compute DVARS over parcels, the RMS change from the previous volume: (T, P) -> (T,), in input units.
 
     NaN for the first volume and where either volume is dropped. Source, there over voxels: Power et al.
@@ -28,7 +28,7 @@ def compute_dvars(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return dvars
 
 
-def compute_global(values: NDArray[np.floating[Any]], n_voxels: NDArray[np.int64]) -> NDArray[np.float64]:
+def compute_global(values: NDArray[np.floating[Any]], n_voxels: Indices) -> Floats:
     """Average the parcels, weighted by voxel counts: (T, P), (P,) -> (T,); NaN for dropped volumes.
 
     Weights are equal where the voxel count of any parcel is unknown (0 or less).
@@ -39,22 +39,22 @@ def compute_global(values: NDArray[np.floating[Any]], n_voxels: NDArray[np.int64
     weights = n_voxels[present].astype(np.float64)
     if weights.min() <= 0:
         weights = np.ones(weights.size)
-    mean: NDArray[np.float64] = values[:, present].astype(np.float64) @ (weights / weights.sum())
+    mean: Floats = values[:, present].astype(np.float64) @ (weights / weights.sum())
     return mean
 
 
-def zscore_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def zscore_rows(values: NDArray[np.floating[Any]]) -> Floats:
     """Z-score each parcel over its non-NaN volumes and transpose: (T, P) -> (P, T); constant parcels give 0."""
     turned = values.T.astype(np.float64)
     there = ~np.isnan(turned)
     n = np.maximum(there.sum(axis=1, keepdims=True), 1)
     centred = turned - np.where(there, turned, 0).sum(axis=1, keepdims=True) / n
     deviation = np.sqrt((np.where(there, centred, 0) ** 2).sum(axis=1, keepdims=True) / n)
-    result: NDArray[np.float64] = centred / np.where(deviation > 0, deviation, 1)
+    result: Floats = centred / np.where(deviation > 0, deviation, 1)
     return result
 
 
-def thin_columns(values: NDArray[np.float64], step: int) -> NDArray[np.float64]:
+def thin_columns(values: Floats, step: int) -> Floats:
     """Average groups of `step` columns, the last perhaps smaller, ignoring NaN: (m, n) -> (m, ceil(n / step))."""
     if step == 1:
         return values
@@ -62,11 +62,11 @@ def thin_columns(values: NDArray[np.float64], step: int) -> NDArray[np.float64]:
     padded = np.pad(values, ((0, 0), (0, -n % step)), constant_values=np.nan).reshape(values.shape[0], -1, step)
     count = (~np.isnan(padded)).sum(axis=2)
     total = np.nansum(padded, axis=2)
-    means: NDArray[np.float64] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    means: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     return means
 
 
-def compute_cosines(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def compute_cosines(vectors: NDArray[np.floating[Any]]) -> Floats:
     """Compute the cosine similarities between rows: (n, D) -> (n, n); 0 for rows of zeros."""
     rows = vectors.astype(np.float64)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -74,7 +74,7 @@ def compute_cosines(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.clip(unit @ unit.T, -1, 1)
 
 
-def compare_tokens(tokens: NDArray[np.floating[Any]], n_rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compare_tokens(tokens: NDArray[np.floating[Any]], n_rows: int) -> tuple[Floats, Floats]:
     """Compare the output tokens of a run between networks, as means over windows and patches (N, N), and between
     windows, as means over networks (B, B). `tokens` is (B, 1 + N*K, D), the class token first; `n_rows` is N."""
     n_windows, _, width = tokens.shape

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices
 
 #: Directions with a smaller share of the largest eigenvalue are rounding.
 CUTOFF = 1e-10
@@ -248,7 +248,7 @@ def _rotate(kernel: Floats, kernel_test: Floats) -> Span:
     return Span(train=axes * lengths, test=kernel_test @ axes / lengths, eigenvalues=values)
 
 
-def _is_real(eigenvalues: Floats) -> NDArray[np.bool_]:
+def _is_real(eigenvalues: Floats) -> Bools:
     largest = eigenvalues.max(initial=0.0)
     return np.asarray(eigenvalues > max(CUTOFF * largest, 1e-300))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.records import Indices
+from bids_semantoks.records import Floats, Indices
 
 ROLES = ("train", "validation", "test")
 _MOST_FOLDS = 5
@@ -40,7 +40,7 @@ class Split:
             raise ValueError(f"{where}: a row has more than one role")
 
 
-def compute_strata(values: NDArray[np.float64], *, is_class: bool, n_folds: int = 5) -> Indices:
+def compute_strata(values: Floats, *, is_class: bool, n_folds: int = 5) -> Indices:
     """Cut a target (n,) into strata (n,): classes, or ten bins at most with two rows per fold; -1 where missing."""
     strata = np.full(len(values), -1, dtype=np.int64)
     known = ~np.isnan(values)
@@ -301,7 +301,7 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
 
 
 def build_within_splits(
-    labels: NDArray[np.int64], participants: NDArray[Any], runs: NDArray[Any], onsets: NDArray[np.float64]
+    labels: Indices, participants: NDArray[Any], runs: NDArray[Any], onsets: Floats
 ) -> tuple[tuple[Split, ...], dict[str, str]]:
     """Split the blocks of each participant into folds, with nobody else's blocks to train on.
 
@@ -326,9 +326,7 @@ def build_within_splits(
     return tuple(splits), kinds
 
 
-def _divide(
-    rows: Indices, labels: Indices, runs: NDArray[Any], onsets: NDArray[np.float64]
-) -> tuple[str, list[Indices]]:
+def _divide(rows: Indices, labels: Indices, runs: NDArray[Any], onsets: Floats) -> tuple[str, list[Indices]]:
     names = np.unique(runs[rows])
     if len(names) > 1:
         folds = [rows[runs[rows] == name] for name in names]
