@@ -52,9 +52,7 @@ if TYPE_CHECKING:
     from bids_semantoks.analyses.applying import ApplicationPlan
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Fewer runs are read faster than a process starts.
-_RUNS_PER_READER = 300
+_RUNS_PER_READER = 300  # fewer runs are read faster than a process starts
 
 
 def run_group(config: AppConfig) -> Tally:

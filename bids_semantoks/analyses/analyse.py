@@ -39,9 +39,7 @@ from bids_semantoks.statistics.folds import use_threads
 from bids_semantoks.statistics.significance import adjust_holm
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Below this number of participants the page warns of wide intervals.
-_FEW: Final = 50
+_FEW: Final = 50  # below this number of participants the page warns of wide intervals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

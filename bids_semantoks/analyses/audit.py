@@ -36,8 +36,7 @@ ATTRIBUTES: Final = {
     "site": SITE_NAMES,
 }
 
-#: More repetitions would narrow an interval less than people do.
-_MOST_REPEATS: Final = 10
+_MOST_REPEATS: Final = 10  # more repetitions would narrow an interval less than people do
 
 #: What no row of the table can know, in words for the page.
 LIMITS: Final = (

@@ -22,13 +22,9 @@ from bids_semantoks.statistics.predictions import Target, build_class_target, bu
 from bids_semantoks.statistics.splits import Split
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Rows of a site without which it cannot be harmonised, and with which its estimate is uncertain.
-_MIN_SITE: Final = 5
-_SMALL_SITE: Final = 20
-
-#: Methods of --harmonize in words.
-HARMONISERS: Final = {"combat": "ComBat", "mean_scale": "mean and scale"}
+_MIN_SITE: Final = 5  # rows of a site without which it cannot be harmonised
+_SMALL_SITE: Final = 20  # rows of a site with fewer of which its estimate is uncertain
+HARMONISERS: Final = {"combat": "ComBat", "mean_scale": "mean and scale"}  # methods of --harmonize in words
 
 
 def check_columns(

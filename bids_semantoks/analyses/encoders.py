@@ -20,9 +20,7 @@ from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Far from typical seeds of users, so that a random encoder is never compared with itself.
-_TWIN_SEED: Final = 1_000_003
+_TWIN_SEED: Final = 1_000_003  # far from typical seeds of users, so that a random encoder is never compared with itself
 
 
 def embed_stored(

@@ -28,6 +28,7 @@ from bids_semantoks.statistics.significance import PermutationTest
 from bids_semantoks.statistics.spans import Features
 from bids_semantoks.statistics.splits import ROLES
 
+LOGGER = logging.getLogger("bids_semantoks")
 _Result = TypeVar("_Result")
 _Compute = Callable[[Features, Sequence[Design]], list[_Result]]
 
@@ -93,42 +94,31 @@ def _is_shared(first: Design, second: Design, whatever_splits: bool) -> bool:
     return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in same)
 
 
-LOGGER = logging.getLogger("bids_semantoks")
+WIDTH: Final = 1536  # width of the embedding of the published encoder
 
-#: Width of the embedding of the published encoder.
-WIDTH: Final = 1536
-
-#: The program with its libraries, and tables of bootstrap samples and shared spans, which are held to a size.
-_BASE_BYTES: Final = 700 * 2**20
-_SAMPLE_CELLS: Final = 20_000_000
+_BASE_BYTES: Final = 700 * 2**20  # of the program with its libraries
+_SAMPLE_CELLS: Final = 20_000_000  # to which tables of bootstrap samples are held, as shared spans are to these bytes
 _SPAN_BYTES: Final = 2**30
 _TABLE_CELLS: Final = 10_000_000
-
 _N_BOOTSTRAP: Final = 2000
+_N_TANGENT: Final = 100  # principal components of the tangent space
 
 #: Steps of Newton and conjugate gradients that a logistic fit takes, together: 60 with many people, 240 where there are
 #: as many numbers as people, which can always be told apart.
 _N_STEPS: Final = 150
 
-#: Principal components of the tangent space.
-_N_TANGENT: Final = 100
-
-#: Seconds on a CPU of 50 billion operations a second, for what is not counted in operations: a number in a table of
-#: text; an embedding of eight windows; an entry of a covariance; a correlation; the tangent vector of a row in a fold;
-#: a number of a table that is scaled; a number in a step of a logistic fit; a row of a bootstrap sample, drawn and
-#: scored for a metric and a repetition.
-_CELL_SECONDS: Final = 0.32e-6
-_EMBEDDING_SECONDS: Final = 3e-3
-_ENTRY_SECONDS: Final = 6e-8
+#: Seconds on a CPU of 50 billion operations a second, for what is not counted in operations.
+_CELL_SECONDS: Final = 0.32e-6  # a number in a table of text
+_EMBEDDING_SECONDS: Final = 3e-3  # an embedding of eight windows
+_ENTRY_SECONDS: Final = 6e-8  # an entry of a covariance
 _CORRELATION_SECONDS: Final = 2e-8
-_TANGENT_SECONDS: Final = 4e-3
-_PASS_SECONDS: Final = 1e-8
-_STEP_SECONDS: Final = 2e-8
-_DRAW_SECONDS: Final = 15e-9
+_TANGENT_SECONDS: Final = 4e-3  # the tangent vector of a row in a fold
+_PASS_SECONDS: Final = 1e-8  # a number of a table that is scaled
+_STEP_SECONDS: Final = 2e-8  # a number in a step of a logistic fit
+_DRAW_SECONDS: Final = 15e-9  # a row of a bootstrap sample, drawn, and scored for a metric and a repetition
 _SCORE_SECONDS: Final = 20e-9
 
-#: With so much less time --same-splits is worth to be named.
-_WORTH_SAYING: Final = 0.6
+_WORTH_SAYING: Final = 0.6  # with so much less time --same-splits is worth to be named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

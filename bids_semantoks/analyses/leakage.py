@@ -35,9 +35,7 @@ from bids_semantoks.statistics.splits import build_splits
 
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_LEAKAGE: Final = 10
-
-#: Identification and intraclass correlations of fewer participants say nothing.
-MIN_PAIRS: Final = 5
+MIN_PAIRS: Final = 5  # identification and intraclass correlations of fewer participants say nothing
 _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
@@ -191,9 +189,7 @@ def _read_connectivity(rows: Rows, estimator: str, work_dir: Path | None) -> NDA
 #: People of each class, or of a continuous phenotype at all, that a subgroup must have to be scored: only pairs within
 #: one test fold count, and with fewer, five folds would hold one each.
 MIN_STRATUM: Final = 10
-
-#: Numeric columns with more distinct values are split at their tertiles.
-_MOST_LEVELS: Final = 10
+_MOST_LEVELS: Final = 10  # numeric columns with more distinct values are split at their tertiles
 
 
 def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[dict[str, object]]:

@@ -37,11 +37,8 @@ from bids_semantoks.statistics.spans import Features
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-
 LEVELS: Final = ("participant", "session", "run", "window")
-
-#: Key of the table attribute with the source of its values.
-ORIGIN: Final = "bids_semantoks"
+ORIGIN: Final = "bids_semantoks"  # key of the table attribute with the source of its values
 
 
 def choose_embedded(stored: Sequence[StoredRun], model: str | None) -> tuple[str, list[StoredRun]]:
@@ -168,8 +165,7 @@ def list_keys(frame: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip((one.removeprefix("sub-") for one in subs), sessions, strict=True))
 
 
-#: Baselines that need no stored signals.
-_FROM_TABLE: Final = frozenset({"none", "covariates", "site", "chance"})
+_FROM_TABLE: Final = frozenset({"none", "covariates", "site", "chance"})  # baselines that need no stored signals
 
 
 def probe_frame(frame: pd.DataFrame, asked: ProbingConfig, *, seed: int, min_kept: float | None) -> pd.DataFrame:

@@ -27,12 +27,8 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.spans import Features
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Name of the preparation in OUT_DIR.
-_MAIN: Final = "main"
-
-#: Why a run of the main preparation is not used.
-_REASON: Final = "other_preparation"
+_MAIN: Final = "main"  # name of the preparation in OUT_DIR
+_REASON: Final = "other_preparation"  # why a run of the main preparation is not used
 
 Scan = tuple[str, str]  # participant and session label
 

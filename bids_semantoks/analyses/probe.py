@@ -57,9 +57,7 @@ from bids_semantoks.statistics.significance import (
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: With fewer exchangeable groups there are too few permutations.
-_MIN_GROUPS: Final = 5
+_MIN_GROUPS: Final = 5  # with fewer exchangeable groups there are too few permutations
 
 #: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and the
 #: mean of the predictions of several models has no features of its own.

@@ -23,11 +23,8 @@ from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
 from bids_semantoks.statistics.significance import Comparison, PermutationTest, judge
 
-#: Columns with more levels are counted, not listed.
-_MOST_LEVELS: Final = 6
-
-#: Columns of the table that are there for every phenotype.
-_OWN: Final = ("mean_fd", "kept_seconds")
+_MOST_LEVELS: Final = 6  # columns with more levels are counted, not listed
+_OWN: Final = ("mean_fd", "kept_seconds")  # columns of the table that are there for every phenotype
 
 
 class People:

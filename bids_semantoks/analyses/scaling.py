@@ -37,12 +37,8 @@ from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.training.batches import choose_batch_size
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Least number of participants in a share.
-_FEWEST: Final = 16
-
-#: Name of this dataset as a source of signals.
-_OWN: Final = "own"
+_FEWEST: Final = 16  # least number of participants in a share
+_OWN: Final = "own"  # name of this dataset as a source of signals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

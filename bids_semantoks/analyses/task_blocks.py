@@ -38,13 +38,8 @@ from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_splits, build_within_splits
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Least number of types, and of blocks of each, for a classification.
-_FEWEST: Final = 2
-
-#: Least number of participants, and of blocks of a type, for five folds.
-_FEWEST_FOR_FOLDS: Final = 5
-
+_FEWEST: Final = 2  # least number of types, and of blocks of each, for a classification
+_FEWEST_FOR_FOLDS: Final = 5  # least number of participants, and of blocks of a type, for five folds
 _METRIC: Final = "balanced_accuracy"
 
 #: Least kept share of a block's time: dropped volumes are interpolated, which carries no signal of the task.

@@ -15,8 +15,7 @@ from bids_semantoks.records import Floats
 from bids_semantoks.statistics.spans import Features, KernelFeatures, TangentFeatures, WideFeatures, compute_gram
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
-#: Baselines that depend on how signals were prepared.
-OF_SIGNALS = (*CONNECTIVITY, "parcel_moments")
+OF_SIGNALS = (*CONNECTIVITY, "parcel_moments")  # baselines that depend on how signals were prepared
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 

@@ -23,10 +23,8 @@ from bids_semantoks.statistics.predictions import Predictions, PredictionTable, 
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_random_splits
 
-#: Its seed of splits; repetition r, from 0, is drawn with this + 1 + r.
-SEED: Final = 4466
-#: Share of rows that train, a quarter of which chooses the penalty: 60, 20 and 20 %.
-TRAIN_SHARE: Final = 0.8
+SEED: Final = 4466  # its seed of splits; repetition r, from 0, is drawn with this + 1 + r
+TRAIN_SHARE: Final = 0.8  # share of rows that train, a quarter of which chooses the penalty: 60, 20 and 20 %
 _N_PENALTIES: Final = 10
 _N_INNER: Final = 5
 _MOST_STEPS: Final = 1000

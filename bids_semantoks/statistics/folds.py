@@ -19,8 +19,7 @@ from bids_semantoks.statistics.spans import Features, Span
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-#: Memory for spans that may be needed again: six folds of 5,000 participants and connectivity.
-_MOST_BYTES = 2**30
+_MOST_BYTES = 2**30  # memory for spans that may be needed again: six folds of 5,000 participants and connectivity
 
 _N_THREADS: ContextVar[int] = ContextVar("n_threads", default=1)
 

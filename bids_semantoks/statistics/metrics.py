@@ -36,9 +36,7 @@ RANGES = {
 CLASS_METRICS = ("balanced_accuracy", "auroc", "average_precision", "brier_score", "macro_f1", "calibration_error")
 VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
 _MOST_POINTS = 401
-
-#: Cells of a table of weights that is held at once: 160 MB.
-_MOST_WEIGHTS = 20_000_000
+_MOST_WEIGHTS = 20_000_000  # cells of a table of weights that is held at once: 160 MB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from bids_semantoks.records import Floats
 from bids_semantoks.statistics.metrics import bound_equal
 
-#: Features at a time: two tables of connectivity are large enough as they are.
-_BLOCK = 4096
+_BLOCK = 4096  # features at a time: two tables of connectivity are large enough as they are
 
 #: Participants at a time that are compared with all others: the table of all pairs would grow with n squared.
 _ROWS = 4096

@@ -23,12 +23,8 @@ from bids_semantoks.statistics.spans import Features
 from bids_semantoks.statistics.splits import Split
 
 _MIN_ORDERS: Final = 20
-
-#: Cells of the columns that are solved at once: 160 MB.
-_MOST_CELLS: Final = 20_000_000
-
-#: Below this p value, and with an interval that excludes chance, a score is above chance.
-SIGNIFICANT: Final = 0.05
+_MOST_CELLS: Final = 20_000_000  # cells of the columns that are solved at once: 160 MB
+SIGNIFICANT: Final = 0.05  # below this p value, and with an interval that excludes chance, a score is above chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.records import Bools, Floats, Indices
 
-#: Directions with a smaller share of the largest eigenvalue are rounding.
-CUTOFF = 1e-10
+CUTOFF = 1e-10  # directions with a smaller share of the largest eigenvalue are rounding
 
 #: Covariances unpacked at a time, 27 MB of 457 parcels, and matrices decomposed at a time, 20 MB of 100 components.
 _BLOCK, _MANY = 16, 256
