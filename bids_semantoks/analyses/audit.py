@@ -57,10 +57,8 @@ Row = dict[str, object]
 
 
 def plan_audit(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Find the columns of attributes before any work; those without a column are told as such in the table.
-
-    Raises InputError where --phenotype, --id-column or --group-by name something that is not there.
-    """
+    """Find the columns of attributes before any work; those without a column are told as such in the table. Raises
+    InputError where --phenotype, --id-column or --group-by name something that is not there."""
     asked = config.probing
     keys = sorted({(run.entities["sub"], run.entities.get("ses", "")) for run in stored})
     columns = find_columns(

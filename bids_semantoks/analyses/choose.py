@@ -67,11 +67,8 @@ def choose_kind(config: AppConfig) -> tuple[str, str]:
 def select_stored(
     stored: Sequence[StoredRun], selection: SelectionConfig, *, where: str, prefers_rest: bool = True
 ) -> list[StoredRun]:
-    """Keep the requested runs in the given order; with `prefers_rest` and no requested
-    task, only resting runs if there are any.
-
-    `where` names the dataset in messages. Raises InputError if a label is unknown or no run is left.
-    """
+    """Keep the requested runs in the given order; with `prefers_rest` and no requested task, only resting runs if there
+    are any. `where` names the dataset in messages. Raises InputError if a label is unknown or no run is left."""
     kept = list(stored)
     known, is_lenient = {run.entities["sub"] for run in stored}, selection.ignore_missing_participants
     labels = keep_known(read_labels(selection.participant_label, "sub-"), known, where, is_lenient=is_lenient)

@@ -30,10 +30,8 @@ HARMONISERS: Final = {"combat": "ComBat", "mean_scale": "mean and scale"}  # met
 def check_columns(
     columns: Mapping[str, Column], keys: Sequence[Key], asked: ProbingConfig, *, site: str
 ) -> tuple[str, ...]:
-    """Return the warnings about the requested columns and the detected `site`, for the page.
-
-    Raises InputError if covariates or grouping columns are numeric except for a few text cells.
-    """
+    """Return the warnings about the requested columns and the detected `site`, for the page. Raises InputError if
+    covariates or grouping columns are numeric except for a few text cells."""
     # Measures of runs are covariates without a column.
     extra = [name for name in asked.beside if name in columns]
     warnings: list[str] = []
@@ -109,11 +107,9 @@ def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: Bools) -
 def check_harmonised(
     asked: ProbingConfig, phenotype: Phenotype, cells: Mapping[str, Sequence[str | None]], splits: Sequence[Split]
 ) -> str:
-    """Describe how the features of a phenotype are harmonised, and which sites are small; empty if they are not.
-
-    Raises InputError for sites with too few rows, ConfigurationError for a column to keep that is the phenotype under
-    another name. `cells` are those of the columns beside the phenotype.
-    """
+    """Describe how the features of a phenotype are harmonised, and which sites are small; empty if they are not. Raises
+    InputError for sites with too few rows, ConfigurationError for a column to keep that is the phenotype under another
+    name. `cells` are those of the columns beside the phenotype."""
     if asked.harmonize is None:
         return ""
     for name in asked.harmonize_keep:

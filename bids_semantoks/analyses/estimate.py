@@ -1,8 +1,6 @@
 """Estimate memory and time of probes in advance, so that a call that cannot fit is refused at once, not after hours.
-
 Shape letters: n rows, t rows that train, d features, r axes of a span, k classes. Counts of operations are those of the
-solvers in `statistics`, seconds are theirs on this machine.
-"""
+solvers in `statistics`, seconds are theirs on this machine."""
 
 from __future__ import annotations
 

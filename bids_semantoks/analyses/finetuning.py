@@ -1,7 +1,5 @@
 """Fine-tuning of encoder and head for one phenotype, from a fresh copy of the encoder for each fold and learning rate.
-
-Legend: B windows, P parcels, T volumes of a run, W volumes in a window, C outputs, n rows.
-"""
+Legend: B windows, P parcels, T volumes of a run, W volumes in a window, C outputs, n rows."""
 
 from __future__ import annotations
 
@@ -144,11 +142,9 @@ def cross_validate_finetuned(
 
 
 class Finetuning:
-    """Train and test on the splits of one phenotype; the encoder is copied and never changed.
-
-    Continuous targets are predicted in units of the training rows' mean and deviation. `pooling` names the embedding
-    that the head reads; precision ``bf16`` trains in mixed precision, all others in float32.
-    """
+    """Train and test on the splits of one phenotype; the encoder is copied and never changed. Continuous targets are
+    predicted in units of the training rows' mean and deviation. `pooling` names the embedding that the head reads;
+    precision ``bf16`` trains in mixed precision, all others in float32."""
 
     def __init__(
         self,
@@ -177,10 +173,8 @@ class Finetuning:
         return (labels - unit[0]) / unit[1], unit
 
     def train(self, split: Split, *, rate: float, seed: int, reference: Indices | None = None) -> Tuned:
-        """Train once from the loaded encoder and return the first of the best epochs on the validation rows.
-
-        `rate` applies to a batch of 256; `reference` rows decide bins and units, by default the training rows.
-        """
+        """Train once from the loaded encoder and return the first of the best epochs on the validation rows. `rate`
+        applies to a batch of 256; `reference` rows decide bins and units, by default the training rows."""
         recipe = self.recipe
         targets, _ = self.compute_targets(split.train if reference is None else reference)
         n_outputs = len(self.target.class_names) if self.target.is_class else 1

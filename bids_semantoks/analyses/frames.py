@@ -369,9 +369,7 @@ def _name_row(label: str, session: str) -> dict[str, str]:
 
 def compute_axes(values: Floats) -> tuple[Floats, Floats]:
     """Project rows onto their first two principal axes, features scaled to unit variance: (n, D) -> (n, 2), (2,).
-
-    Coordinates are in standard deviations of the first axis; the second array holds the shares of variance.
-    """
+    Coordinates are in standard deviations of the first axis; the second array holds the shares of variance."""
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     centred = centred[:, deviation > 0] / deviation[deviation > 0]

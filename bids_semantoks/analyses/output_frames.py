@@ -169,11 +169,9 @@ _FROM_TABLE: Final = frozenset({"none", "covariates", "site", "chance"})  # base
 
 
 def probe_frame(frame: pd.DataFrame, asked: ProbingConfig, *, seed: int, min_kept: float | None) -> pd.DataFrame:
-    """Predict a column of a table of embeddings (n, dims) from the others: the rows of group_probe.tsv.
-
-    Rows are sorted by label first, as at the group level. Raises InputError for columns that are missing or cannot be
-    probed, for several rows a participant or session, and for baselines whose signals are unknown.
-    """
+    """Predict a column of a table of embeddings (n, dims) from the others: the rows of group_probe.tsv. Rows are sorted
+    by label first, as at the group level. Raises InputError for columns that are missing or cannot be probed, for
+    several rows a participant or session, and for baselines whose signals are unknown."""
     dims = [name for name in frame.columns if isinstance(name, str) and name.startswith("dim")]
     if not dims:
         raise InputError("The table has no columns dim0001 etc.", hint="Use a table of load_outputs or Embedder.")

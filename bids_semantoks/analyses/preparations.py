@@ -65,11 +65,9 @@ def _name_scan(run: StoredRun) -> Scan:
 
 
 def open_preparations(config: AppConfig, chosen: Sequence[StoredRun]) -> tuple[Preparation, ...]:
-    """Open the further preparations of a call whose runs of the main one are `chosen`.
-
-    Raises ConfigurationError for a name or folder that cannot be used, InputError if a folder is not an output
-    directory of this program or holds none of the scans.
-    """
+    """Open the further preparations of a call whose runs of the main one are `chosen`. Raises ConfigurationError for a
+    name or folder that cannot be used, InputError if a folder is not an output directory of this program or holds none
+    of the scans."""
     named = _list_named(config)
     if not named:
         return ()

@@ -1,7 +1,5 @@
 """The published probe, in torch for GPUs: BatchNorm and a linear layer per learning rate, chosen on validation windows.
-
-Legend: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n rows.
-"""
+Legend: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n rows."""
 
 from __future__ import annotations
 
@@ -91,10 +89,8 @@ def _group_splits(probe: PublishedProbe, splits: Sequence[Split]) -> list[list[S
 
 
 class PublishedProbe:
-    """Train, select and test heads over the splits of one phenotype.
-
-    Continuous targets are standardised by the training windows: otherwise a learning rate would depend on their unit.
-    """
+    """Train, select and test heads over the splits of one phenotype. Continuous targets are standardised by the
+    training windows: otherwise a learning rate would depend on their unit."""
 
     def __init__(
         self, table: WindowTable, target: Target, *, device: str = "cpu", dtype: torch.dtype = torch.float32
@@ -138,10 +134,8 @@ class PublishedProbe:
         return heads
 
     def select(self, heads: Heads, split: Split, index: int) -> int:
-        """Choose the position of the best rate on validation windows, by balanced accuracy or absolute error.
-
-        Rates of `heads` must descend, so that the largest wins a tie; `index` is the split's position in `heads`.
-        """
+        """Choose the position of the best rate on validation windows, by balanced accuracy or absolute error. Rates of
+        `heads` must descend, so that the largest wins a tie; `index` is the split's position in `heads`."""
         found = self.find_windows(split.validation)
         targets, _ = self.compute_targets(split)
         outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)
@@ -180,10 +174,8 @@ def _find_logits(outputs: Floats) -> Floats:
 
 
 def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[Indices]:
-    """Draw the batches of a repetition: positions (B,), an eighth of the windows each, between 2 and 256.
-
-    The last batch of a pass is smaller; a single window is dropped, since it has no variance.
-    """
+    """Draw the batches of a repetition: positions (B,), an eighth of the windows each, between 2 and 256. The last
+    batch of a pass is smaller; a single window is dropped, since it has no variance."""
     size = max(2, min(256, n_windows // 8))
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
@@ -194,11 +186,9 @@ def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[Indices]
 
 
 class Heads:
-    """Heads of several repetitions and learning rates, each trained as if alone, from first weights (R, C, D).
-
-    Heads that see the same batches share their normalisation, since BatchNorm has no parameters before its affine part.
-    The loss is cross-entropy over C classes, or the absolute error of one output.
-    """
+    """Heads of several repetitions and learning rates, each trained as if alone, from first weights (R, C, D). Heads
+    that see the same batches share their normalisation, since BatchNorm has no parameters before its affine part. The
+    loss is cross-entropy over C classes, or the absolute error of one output."""
 
     def __init__(self, weights: Tensor, rates: Sequence[float], *, is_class: bool) -> None:
         n_repeats, n_outputs, n_features = weights.shape

@@ -205,11 +205,9 @@ def read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[Embeddi
 
 
 def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> dict[str, tuple[Features, ...]]:
-    """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds.
-
-    The wide readout ``networks`` is accompanied by its random projection to the width of ``cls_avg``, which shows how
-    much of a gain is due to width.
-    """
+    """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds. The
+    wide readout ``networks`` is accompanied by its random projection to the width of ``cls_avg``, which shows how much
+    of a gain is due to width."""
     models: dict[str, tuple[Features, ...]] = {}
     for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
         first, labels = alike[0], [one.loaded.name for one in alike]

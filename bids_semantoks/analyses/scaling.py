@@ -72,12 +72,10 @@ class ScalingPlan:
 
 
 def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> ScalingPlan:
-    """Check shares, data and recipe before any work.
-
-    Raises ConfigurationError if a share has fewer than 16 participants or two are equal, a batch does not fit,
-    several processes train, or --encoder-name would have no effect; InputError if the other study has no signals;
-    ModelError if an encoder of its atlas does not fit the atlas of this study.
-    """
+    """Check shares, data and recipe before any work. Raises ConfigurationError if a share has fewer than 16
+    participants or two are equal, a batch does not fit, several processes train, or --encoder-name would have no
+    effect; InputError if the other study has no signals; ModelError if an encoder of its atlas does not fit the atlas
+    of this study."""
     asked = config.probing
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigurationError("--scaling trains in one process, found several.", hint="Start it without torchrun.")
@@ -134,11 +132,9 @@ def _name_encoder(
 
 
 def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> SharedData:
-    """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
-
-    Raises ConfigurationError if several are named, or this one again, and InputError if the
-    other study has no signals of the same atlas.
-    """
+    """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset. Raises
+    ConfigurationError if several are named, or this one again, and InputError if the other study has no signals of the
+    same atlas."""
     file, named = config.pretraining.pretrain_data, config.selection.derivatives
     if len(named) + (file is not None) > 1:
         raise ConfigurationError(
@@ -202,11 +198,8 @@ Pair = tuple[ScalingJob, Predictions, Predictions]
 
 
 def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -> Path:
-    """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``.
-
-    Finished encoders are not trained again. Raises TrainingStopped if requested to stop early; the same call then
-    resumes.
-    """
+    """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``. Finished encoders are not
+    trained again. Raises TrainingStopped if requested to stop early; the same call then resumes."""
     config, designs = plan.config, [design for _, design in plan.designs]
     seed = config.running.random_seed
     started = time.monotonic()

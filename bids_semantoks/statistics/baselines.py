@@ -23,11 +23,9 @@ def compute_covariance(
     runs: Sequence[NDArray[np.floating[Any]]], estimator: str, weights: Floats | None = None
 ) -> Floats:
     """Average the covariance (P, P) of standardised signals (T, P) over runs; NaN rows (dropped volumes) are skipped.
-    `weights` (runs,) sum to 1; None weights all equally.
-
-    An absent (NaN) or constant parcel gets variance 1 and no covariance. Estimator ``pearson`` (sample) or
-    ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004). Raises ValueError below 3 volumes.
-    """
+    `weights` (runs,) sum to 1; None weights all equally. An absent (NaN) or constant parcel gets variance 1 and no
+    covariance. Estimator ``pearson`` (sample) or ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004).
+    Raises ValueError below 3 volumes."""
     total = np.zeros((runs[0].shape[1], runs[0].shape[1]))
     for run, weight in zip(runs, np.full(len(runs), 1 / len(runs)) if weights is None else weights, strict=True):
         values = np.asarray(run, dtype=np.float64)
@@ -56,10 +54,8 @@ def build_connectivity_features(
 ) -> tuple[Features, ...]:
     """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time;
     `weights` of each one's runs sum to 1. With `keeps_tables` correlations stay a table, whose rows can be changed.
-
-    Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457
-    parcels; without weights all runs are held as well. Raises ValueError for an unknown kind.
-    """
+    Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457 parcels;
+    without weights all runs are held as well. Raises ValueError for an unknown kind."""
     unknown = set(kinds) - set(CONNECTIVITY)
     if unknown:
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
@@ -137,10 +133,8 @@ def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: Floats |
 
 
 def compute_connectivity(values: NDArray[np.floating[Any]]) -> Floats:
-    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels.
-
-    Dropped rows and absent columns of `values` are NaN.
-    """
+    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels. Dropped
+    rows and absent columns of `values` are NaN."""
     absent = np.isnan(values).all(axis=0)
     kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
     centred = kept - kept.mean(axis=0)

@@ -1,8 +1,6 @@
 """The protocol of the Brainmarks benchmark: random stratified splits, scaling, and logistic regression whose penalty is
 chosen by balanced accuracy on random inner splits (Lane et al., arXiv 2510.13768). Shape letters: n rows, d features.
-
-Scores equal those of its ``main_logistic.evaluate`` on the same rows in the same order; its settings are constants.
-"""
+Scores equal those of its ``main_logistic.evaluate`` on the same rows in the same order; its settings are constants."""
 
 from __future__ import annotations
 

@@ -299,12 +299,10 @@ def fit_logistic(
     tolerance: float = 1e-6,
     max_iterations: int = 50,
 ) -> LinearFit:
-    """Fit many penalised logistic regressions at once by Newton steps with conjugate gradients.
-
-    Columns of `targets` (n, m), 0 or 1, are independent problems that share the rows. The objective is the sum of log
-    losses, weighted by `weights` (n, m), plus half of penalty (in units of the mean eigenvalue) times the squared
-    length of the slopes. `tolerance` limits the gradient per row, in units of the scaled columns.
-    """
+    """Fit many penalised logistic regressions at once by Newton steps with conjugate gradients. Columns of `targets`
+    (n, m), 0 or 1, are independent problems that share the rows. The objective is the sum of log losses, weighted by
+    `weights` (n, m), plus half of penalty (in units of the mean eigenvalue) times the squared length of the slopes.
+    `tolerance` limits the gradient per row, in units of the scaled columns."""
     weights = np.ones_like(targets) if weights is None else weights
     ridge = penalties * compute_mean_eigenvalue(span)
     share = np.clip((weights * targets).sum(axis=0) / weights.sum(axis=0), 1e-3, 1 - 1e-3)

@@ -140,11 +140,9 @@ def iterate_weights(
 
 
 def compute_chance(predictions: Predictions, metric: str) -> float:
-    """Compute the score of a model without features on the same folds; NaN for measures of calibration.
-
-    It knows the shares of classes (accuracy, average precision, Brier score) or guesses all classes with equal
-    probability (macro F1).
-    """
+    """Compute the score of a model without features on the same folds; NaN for measures of calibration. It knows the
+    shares of classes (accuracy, average precision, Brier score) or guesses all classes with equal probability (macro
+    F1)."""
     known = {"auroc": 0.5, "r": 0.0, "r2": 0.0, "r_pooled": 0.0}
     if metric == "mae":
         return float(np.nanmean(np.abs(predictions.truth - predictions.reference)))
@@ -193,10 +191,8 @@ def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
 
 def build_scorer(predictions: Predictions, metric: str) -> Scorer:
     """Prepare one of `CLASS_METRICS` or `VALUE_METRICS`: weights (B, n) -> scores (B,), NaN where a class is absent.
-
     ``auroc`` and ``r`` compare rows of the same test fold only. Pooled over folds both fall below chance on noise,
-    because a fold whose mean is high is predicted from a training part whose mean is low.
-    """
+    because a fold whose mean is high is predicted from a training part whose mean is low."""
     builders = {
         "accuracy": build_accuracy,
         "balanced_accuracy": build_balanced_accuracy,
@@ -278,11 +274,9 @@ def count_decisions(predictions: Predictions) -> Floats:
 
 def compute_roc(predictions: Predictions) -> tuple[Floats, Floats]:
     """Compute the ROC curve of the second of two classes: false and true positive rate, each ascending from 0 to 1.
-
     Each member is ranked among the others of its test fold and weighted by its pairs, so the area below the steps is
     the AUROC. Pooled over folds, the curve of noise would fall below chance: a fold rich in a class is predicted from a
-    training part poor in it. Returns one point each where no fold holds both classes.
-    """
+    training part poor in it. Returns one point each where no fold holds both classes."""
     places, weights = [np.zeros(0)], [np.zeros(0)]
     for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, 1], strict=True):
         for number in np.unique(fold[fold >= 0]):

@@ -258,11 +258,9 @@ class PredictionTable:
         weighs_classes_alike: bool = True,
     ) -> None:
         """Add a fold: `where` (repetition, fold), `rows` (training, tested), scores (n_test, K or 1), and of classes
-        the decision values (n_train, m) and (n_test, m) behind them.
-
-        The decision is the class with the highest probability relative to its share in the training rows, which
-        maximises balanced accuracy; without `weighs_classes_alike` the most probable class.
-        """
+        the decision values (n_train, m) and (n_test, m) behind them. The decision is the class with the highest
+        probability relative to its share in the training rows, which maximises balanced accuracy; without
+        `weighs_classes_alike` the most probable class."""
         repetition, fold = where
         train, test = rows
         labels = self.target.compute_labels(train)

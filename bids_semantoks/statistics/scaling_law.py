@@ -102,11 +102,9 @@ def fit_log_line(
     n_participants: NDArray[np.floating | np.integer], gains: Floats, seeds: NDArray[np.integer]
 ) -> LogFit:
     """Fit gain = level of the seed + slope * log10(participants) by least squares; arguments (n,), NaN gains skipped.
-
     Encoders of one seed share initial weights, baseline and nested shares, hence a level and one degree of freedom less
     in the t interval for each seed. All encoders are probed on the same participants: the interval does not generalise
-    to others. No slope if no seed has two different numbers, no interval without degrees of freedom.
-    """
+    to others. No slope if no seed has two different numbers, no interval without degrees of freedom."""
     known = ~np.isnan(gains)
     x, y, own = np.log10(np.asarray(n_participants, dtype=np.float64)[known]), gains[known], seeds[known]
     n, levels = len(x), np.unique(own)

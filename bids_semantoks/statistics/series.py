@@ -1,7 +1,5 @@
-"""Numbers of one run: time courses for figures, weights of its windows, similarity of its tokens.
-
-T volumes, P parcels, B windows, K patches.
-"""
+"""Numbers of one run: time courses for figures, weights of its windows, similarity of its tokens. T volumes, P parcels,
+B windows, K patches."""
 
 from __future__ import annotations
 
@@ -15,11 +13,9 @@ from bids_semantoks.records import Floats, Indices
 
 
 def compute_dvars(values: NDArray[np.floating[Any]]) -> Floats:
-    """Compute DVARS over parcels, the RMS change from the previous volume: (T, P) -> (T,), in input units.
-
-    NaN for the first volume and where either volume is dropped. Source, there over voxels: Power et al.
-    (2012), doi:10.1016/j.neuroimage.2011.10.018.
-    """
+    """Compute DVARS over parcels, the RMS change from the previous volume: (T, P) -> (T,), in input units. NaN for the
+    first volume and where either volume is dropped. Source, there over voxels: Power et al. (2012),
+    doi:10.1016/j.neuroimage.2011.10.018."""
     present = ~np.isnan(values).all(axis=0)
     change = np.diff(values[:, present].astype(np.float64), axis=0)
     dvars = np.full(values.shape[0], np.nan)
@@ -29,10 +25,8 @@ def compute_dvars(values: NDArray[np.floating[Any]]) -> Floats:
 
 
 def compute_global(values: NDArray[np.floating[Any]], n_voxels: Indices) -> Floats:
-    """Average the parcels, weighted by voxel counts: (T, P), (P,) -> (T,); NaN for dropped volumes.
-
-    Weights are equal where the voxel count of any parcel is unknown (0 or less).
-    """
+    """Average the parcels, weighted by voxel counts: (T, P), (P,) -> (T,); NaN for dropped volumes. Weights are equal
+    where the voxel count of any parcel is unknown (0 or less)."""
     present = ~np.isnan(values).all(axis=0)
     if not present.any():
         return np.full(values.shape[0], np.nan)
@@ -84,11 +78,8 @@ def compare_tokens(tokens: NDArray[np.floating[Any]], n_rows: int) -> tuple[Floa
 
 
 def weigh_windows(kept: NDArray[np.floating[Any]], min_kept: float | None) -> Floats:
-    """Weight windows (B,) by the share of their time that is kept; the weights sum to 1.
-
-    Windows below `min_kept` get none, unless all are below. None for `min_kept` weights all equally, as in the
-    published protocol.
-    """
+    """Weight windows (B,) by the share of their time that is kept; the weights sum to 1. Windows below `min_kept` get
+    none, unless all are below. None for `min_kept` weights all equally, as in the published protocol."""
     weights = np.asarray(kept, dtype=np.float64)
     if min_kept is None or not weights.any():
         return np.full(weights.size, 1 / weights.size)

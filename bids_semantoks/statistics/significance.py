@@ -87,11 +87,8 @@ def permute_scored_ridges(
     seed: int = 0,
 ) -> list[PermutationTest]:
     """Test the ridge regression that `cross_validate` scores, on the first repetition of its own splits, penalty chosen
-    as there: the statistic is the r of that repetition.
-
-    Each table (n, m) holds the values of one target and their permutations (`permute_target`), NaN where there is none;
-    the other arguments are those of `cross_validate`.
-    """
+    as there: the statistic is the r of that repetition. Each table (n, m) holds the values of one target and their
+    permutations (`permute_target`), NaN where there is none; the other arguments are those of `cross_validate`."""
     tests: list[PermutationTest] = []
     waiting: list[Floats] = []
     for columns in tables:
@@ -146,11 +143,8 @@ def _build_test(statistic: str, split: str, scores: Floats) -> PermutationTest:
 
 def judge(score: Score, p_value: float) -> str:
     """Judge a score by its interval and its permutation test together: ``above chance`` only by both, ``not detected``
-    by neither, else ``inconclusive``.
-
-    The test is one-sided, so chance must be below the one-sided 95 % bound, which is as strict as p < 0.05.
-    Without a test (p NaN) a score can at most be inconclusive; empty for a score of NaN.
-    """
+    by neither, else ``inconclusive``. The test is one-sided, so chance must be below the one-sided 95 % bound, which is
+    as strict as p < 0.05. Without a test (p NaN) a score can at most be inconclusive; empty for a score of NaN."""
     if math.isnan(score.value) or math.isnan(score.bound):
         return ""
     is_above, is_significant = score.bound > score.chance, p_value < SIGNIFICANT
@@ -278,11 +272,9 @@ class Comparison:
 
 
 def compare_models(first: Predictions, second: Predictions, metric: str) -> Comparison:
-    """Test whether two models score differently on the same folds (Nadeau and Bengio, Machine Learning 52, 2003).
-
-    The variance of the mean over J folds is (1/J + n_test / n_train) times that of the differences, because training
-    parts overlap. NaN with fewer than two scored folds; p = 1 where all differences are 0. ValueError for other folds.
-    """
+    """Test whether two models score differently on the same folds (Nadeau and Bengio, Machine Learning 52, 2003). The
+    variance of the mean over J folds is (1/J + n_test / n_train) times that of the differences, because training parts
+    overlap. NaN with fewer than two scored folds; p = 1 where all differences are 0. ValueError for other folds."""
     folds = [one.fold[: one.n_repeats] for one in (first, second)]
     if first.target != second.target or not np.array_equal(folds[0], folds[1]):
         raise ValueError(f"{first.model} and {second.model} were not tested on the same folds of {first.target}")

@@ -21,10 +21,8 @@ _BLOCK, _MANY = 16, 256
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Span:
-    """Training and test rows in principal axes of the training rows.
-
-    A model with an L2 penalty never leaves this span: a fit needs only n_train columns, however wide the features are.
-    """
+    """Training and test rows in principal axes of the training rows. A model with an L2 penalty never leaves this span:
+    a fit needs only n_train columns, however wide the features are."""
 
     train: Floats  # (n_train, r) centred; columns are orthogonal
     test: Floats  # (n_test, r) centred and scaled as `train` was
@@ -120,11 +118,9 @@ def _scale(values: Floats, design: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KernelFeatures:
-    """Wide features in common units, represented by their inner products.
-
-    Features are centred but not scaled one by one: scaling would raise the least reliable entries of a connectivity
-    matrix to the size of the others, and would need the table; centring acts on a Gram matrix computed once.
-    """
+    """Wide features in common units, represented by their inner products. Features are centred but not scaled one by
+    one: scaling would raise the least reliable entries of a connectivity matrix to the size of the others, and would
+    need the table; centring acts on a Gram matrix computed once."""
 
     name: str
     kernel: Floats  # (n, n) inner products of all rows, from `compute_gram`
@@ -254,12 +250,10 @@ def _is_real(eigenvalues: Floats) -> Bools:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TangentFeatures:
-    """Covariances as directions from a reference fitted to the training rows.
-
-    The reference is the geometric mean of the training covariances by one step of the iteration that nilearn repeats
-    ten times (it need not converge). Covariances are first reduced to the leading components of the training mean,
-    since a few hundred band-passed volumes hold no more: with 457 parcels a fold takes seconds, not half a minute.
-    """
+    """Covariances as directions from a reference fitted to the training rows. The reference is the geometric mean of
+    the training covariances by one step of the iteration that nilearn repeats ten times (it need not converge).
+    Covariances are first reduced to the leading components of the training mean, since a few hundred band-passed
+    volumes hold no more: with 457 parcels a fold takes seconds, not half a minute."""
 
     name: str
     packed: NDArray[np.float32]  # (n, e) lower triangles of positive definite covariances, row by row

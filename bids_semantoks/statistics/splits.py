@@ -56,11 +56,9 @@ def compute_strata(values: Floats, *, is_class: bool, n_folds: int = 5) -> Indic
 def build_splits(
     strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, n_folds: int = 5, seed: int = 0
 ) -> tuple[Split, ...]:
-    """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out.
-
-    Rows of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError if a stratum
-    has fewer members, or there are fewer groups, than folds, or groups are so unequal that a fold is left empty.
-    """
+    """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out. Rows
+    of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError if a stratum has
+    fewer members, or there are fewer groups, than folds, or groups are so unequal that a fold is left empty."""
     rows = np.flatnonzero(strata >= 0)
     _check_sizes(strata[rows], None if groups is None else groups[rows], n_folds)
     splits = []
@@ -246,12 +244,10 @@ def read_split_table(
     strata: Indices | None = None,
     groups: NDArray[Any] | None = None,
 ) -> tuple[Split, ...]:
-    """Convert a table of splits back to positions, renumbered from 0, and check it.
-
-    Where a fold lists only test rows, everyone else trains; rows with stratum -1 (phenotype missing) are dropped, and
-    so are participants who are not here. Raises InputError for an unknown role, two roles, a participant tested twice
-    in a repetition, an empty part, nobody who is here, or a group with two roles.
-    """
+    """Convert a table of splits back to positions, renumbered from 0, and check it. Where a fold lists only test rows,
+    everyone else trains; rows with stratum -1 (phenotype missing) are dropped, and so are participants who are not
+    here. Raises InputError for an unknown role, two roles, a participant tested twice in a repetition, an empty part,
+    nobody who is here, or a group with two roles."""
     roles = _collect_roles(table, participants)
     # Numbers may start anywhere and have gaps; a repetition that does not exist has no score.
     repetitions = sorted({repetition for repetition, _ in roles})
