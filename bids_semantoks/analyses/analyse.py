@@ -190,6 +190,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         ),
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **compared}, config, prober.baselines)),
         networks=prober.masker.networks if config.probing.network_importance else (),
+        n_pretrained=known,
         pretraining=describe_pretraining(encoder, known, n_people),
         warnings=(
             *_list_warnings(phenotypes, n_people),
@@ -197,7 +198,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
             *plan.warnings,
         ),
     )
-    tables = write_results(found, stored, encoder, [*prober.encoders[1:], *prober.others])
+    tables = write_results(found, stored, encoder)
     if config.probing.save_predictor is not None:
         save_predictors(prober, (encoder, *prober.others), phenotypes)
     remove_parts(prober, phenotypes)

@@ -75,14 +75,7 @@ def plan_audit(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         n_repeats=min(asked.n_repeats, _MOST_REPEATS),
         n_permutations=asked.n_permutations,
     )
-    plan = ProbePlan(
-        config=dataclasses.replace(config, probing=own),
-        columns=columns,
-        site="",
-        given=(),
-        designs=(),
-        n_runs=len(stored),
-    )
+    plan = ProbePlan(config=dataclasses.replace(config, probing=own), columns=columns)
     found = {question: _find_attribute(plan, question) for question in ATTRIBUTES}
     named = [f"{question} ({_name_column(one) if one else 'no column'})" for question, one in found.items()]
     LOGGER.info("Attributes that are audited: %s.", ", ".join(named))
@@ -129,7 +122,7 @@ def _build_row(question: str, model: str, verdict: str, n_participants: int, **f
 def _identify(config: AppConfig, labels: Sequence[str], stored: Sequence[StoredRun]) -> list[Row]:
     """Measure for how many scans the embedding of another session, or run, tells whose they are."""
     models = {label: label for label in labels}
-    found = {(between, score.name): score for between, score in measure_retest(stored, models, config)}
+    found = {(between, score.features): score for between, score in measure_retest(stored, models, config)}
     n_people = len({run.entities["sub"] for run in stored})
     rows = []
     for between, (first, _) in find_pairs(stored, config.min_kept).items():
@@ -149,18 +142,14 @@ def _identify(config: AppConfig, labels: Sequence[str], stored: Sequence[StoredR
 def _build_identification(between: str, score: RetestScore) -> Row:
     share = format_share(score.identification, score.ci_low, score.ci_high)
     chance, n = format_share(score.chance), score.n_participants
-    if score.ci_low > score.chance:
+    found = f"Embeddings of {score.features} identify {share} of the scans of {n} participants across {between}"
+    verdict = f"{found} (chance {chance}): treat them as personal data."
+    if score.ci_low <= score.chance:
         verdict = (
-            f"Embeddings of {score.name} identify {share} of the scans of {n} participants across {between} (chance "
-            f"{chance}): treat them as personal data."
-        )
-    else:
-        verdict = (
-            f"Embeddings of {score.name} identify {share} of the scans of {n} participants across {between}, which is "
-            f"not distinguishable from chance ({chance}) here: no proof that they are anonymous."
+            f"{found}, which is not distinguishable from chance ({chance}) here: no proof that they are anonymous."
         )
     values = {"value": score.identification, "ci_low": score.ci_low, "ci_high": score.ci_high, "chance": score.chance}
-    return _build_row("identification", score.name, verdict, n, between=between, metric="identification", **values)
+    return _build_row("identification", score.features, verdict, n, between=between, metric="identification", **values)
 
 
 def check_pretraining(encoder: RunEncoder, people: set[str]) -> Row:

@@ -171,37 +171,29 @@ def build_target(phenotype: Phenotype, is_out: Bools, *, n_bins: int) -> Target:
     return Target(name=phenotype.name, values=values, n_bins=n_bins)
 
 
-def check_classes_left(target: Target, splits: Sequence[Split], places: NDArray[Any], name: str) -> None:
-    """Raise InputError if a training part lacks a class."""
-    for split in splits if target.classes else ():
-        if missing := _find_classes_lacking(target, split):
+def check_classes(target: Target, splits: Sequence[Split], *, column: str = "", places: Sequence[Any] = ()) -> None:
+    """Refuse splits with a training part that lacks a class, or bins that no value falls into: InputError. With
+    `places` (n,) they leave out one value of a column each."""
+    for split in splits if target.is_class else ():
+        labels = target.compute_labels(split.train)[split.train].astype(int)
+        counts = np.bincount(labels, minlength=len(target.class_names)).tolist()
+        lacking = ", ".join(name for name, count in zip(target.class_names, counts, strict=True) if not count)
+        if lacking and target.n_bins:
+            values, numbers = np.unique(target.values[split.train], return_counts=True)
             raise InputError(
-                f"Without {name} {places[split.test[0]]} there are no training participants with {target.name} = "
-                f"{', '.join(missing)}.",
-                hint=f"Exclude {name} {places[split.test[0]]}, or choose another column for --leave-out.",
-            )
-
-
-def check_classes(target: Target, splits: Sequence[Split]) -> None:
-    """Refuse splits with a training part that lacks a class, or bins that no value falls into: InputError."""
-    for split in splits if target.n_bins else ():
-        if np.bincount(target.compute_labels(split.train)[split.train].astype(int), minlength=target.n_bins).min() == 0:
-            values, counts = np.unique(target.values[split.train], return_counts=True)
-            raise InputError(
-                f"{target.name} cannot be divided into {target.n_bins} bins of equal size: {counts.max()} of "
-                f"{counts.sum()} training participants have the value {values[counts.argmax()]:g}.",
+                f"{target.name} cannot be divided into {target.n_bins} bins of equal size: {numbers.max()} of "
+                f"{numbers.sum()} training participants have the value {values[numbers.argmax()]:g}.",
                 hint="Reduce or remove --n-bins.",
             )
-    for split in splits if target.classes else ():
-        if missing := _find_classes_lacking(target, split):
+        if lacking and column:
+            place = places[split.test[0]]
+            raise InputError(
+                f"Without {column} {place} there are no training participants with {target.name} = {lacking}.",
+                hint=f"Exclude {column} {place}, or choose another column for --leave-out.",
+            )
+        if lacking:
             raise InputError(
                 f"Repetition {split.repetition}, fold {split.fold} has no training participants with {target.name} = "
-                f"{', '.join(missing)}.",
+                f"{lacking}.",
                 hint="Each class must be in several groups, and in the training part of given splits.",
             )
-
-
-def _find_classes_lacking(target: Target, split: Split) -> list[str]:
-    """Find the names of classes that a training part lacks."""
-    known = set(target.values[split.train].astype(int).tolist())
-    return [name for k, name in enumerate(target.classes) if k not in known]

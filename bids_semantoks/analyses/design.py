@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.columns import (
     build_target,
     check_classes,
-    check_classes_left,
     check_columns,
     check_harmonised,
     check_together,
@@ -72,9 +71,9 @@ class Design:
     covariates: Floats | None  # (n, c) to be removed from the features
     covariate_names: tuple[str, ...]
     groups: NDArray[Any] | None  # (n,) rows kept together
-    blocks: NDArray[Any] | None  # (n,) labels are permuted within a block
     unit_groups: NDArray[Any] | None  # (n,) rows that exchange their labels together in permutations
-    notes: tuple[str, ...]  # who is excluded, and why
+    blocks: NDArray[Any] | None = None  # (n,) labels are permuted within a block
+    notes: tuple[str, ...] = ()  # who is excluded, and why
     # of the phenotype, the covariates and the column of groups: ``number`` or ``category, 3 levels``
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
     # (n,) why a row is excluded; empty for rows that are used
@@ -93,11 +92,11 @@ class ProbePlan:
 
     config: AppConfig
     columns: dict[str, Column]  # phenotypes, covariates, groups and, where present, site and columns to colour by
-    site: str  # column of the site; empty for none
+    site: str = ""  # column of the site; empty for none
     # lines of given splits: phenotype (empty for all), repetition, fold, participant, role
-    given: tuple[tuple[str, int, int, str, str], ...]
-    designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the requested order
-    n_runs: int  # that the designs were built from
+    given: tuple[tuple[str, int, int, str, str], ...] = ()
+    designs: tuple[tuple[Phenotype, Design], ...] = ()  # of all phenotypes, in the requested order
+    n_runs: int = 0  # that the designs were built from
     categories: frozenset[str] = frozenset()  # columns other than phenotypes that are used as categories
     warnings: tuple[str, ...] = ()  # about the requested columns
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
@@ -154,8 +153,6 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         columns=columns,
         site=site or "",
         given=tuple(given),
-        designs=(),
-        n_runs=0,
         categories=frozenset(name for name in extra if name not in numbers or is_category(columns[name], keys)),
         warnings=check_columns(columns, keys, asked, site=site or ""),
     )
@@ -312,8 +309,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         places = np.array([label or "" for label in left_out])
         check_together(places, rows, asked.leave_out or "", usable)
         splits = build_left_out_splits(target.compute_strata(), places)
-        check_classes_left(target, splits, places, asked.leave_out or "")
-        check_classes(target, splits)
+        check_classes(target, splits, column=asked.leave_out or "", places=places.tolist())
         # With two sites only one is used for training, so inner folds can only be grouped by units that belong
         # together.
         blocks, unit_groups = places, groups

@@ -17,7 +17,7 @@ from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
 from bids_semantoks.analyses.harmonising import describe_harmonisation
 from bids_semantoks.analyses.preparations import describe_preparations
 from bids_semantoks.analyses.results import ModelResult, People, PhenotypeResult, ProbeResults, list_described
-from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
+from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, read_embeddings
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.features import describe_weights
@@ -35,7 +35,6 @@ from bids_semantoks.records import Floats
 from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
-from bids_semantoks.statistics.reliability import RetestScore
 from bids_semantoks.statistics.significance import PermutationTest
 from bids_semantoks.statistics.splits import build_split_table, tabulate_splits
 
@@ -51,12 +50,9 @@ _PROTOCOLS: Final = {
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
 
-def write_results(
-    results: ProbeResults, stored: Sequence[StoredRun], encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()
-) -> ProbeTables:
+def write_results(results: ProbeResults, stored: Sequence[StoredRun], encoder: RunEncoder) -> ProbeTables:
     """Write all tables and return them; those of a different earlier call are kept as copies."""
     config = results.plan.config
-    known = count_pretrained(set(map(str, results.rows.participants)), encoder, *replicates)
     prepared = describe_preparations(stored, results.plan.preparations)
     scores = [
         *(
@@ -65,7 +61,11 @@ def write_results(
             for model in one.models.values()
             for row in build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
         ),
-        *(row for name, model in results.leakage for row in build_score_rows(name, model, results.rows, known)),
+        *(
+            row
+            for name, model in results.leakage
+            for row in build_score_rows(name, model, results.rows, results.n_pretrained)
+        ),
     ]
     facts = {
         "Encoder": {
@@ -99,7 +99,9 @@ def write_results(
         scores=build_group_table("group_probe", scores),
         predictions=build_group_table("group_predictions", own),
         strata=build_group_table("group_strata", results.strata),
-        retest=build_group_table("group_retest", [_build_retest_row(*found) for found in results.retest]),
+        retest=build_group_table(
+            "group_retest", [{"between": between, **dataclasses.asdict(one)} for between, one in results.retest]
+        ),
         points=points,
         shares=shares,
     )
@@ -145,11 +147,6 @@ def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:
         for name, model in one.models.items()
         if model.seed_scores
     }
-
-
-def _build_retest_row(between: str, score: RetestScore) -> dict[str, object]:
-    row = dataclasses.asdict(score)
-    return {"between": between, "features": row.pop("name"), **row}
 
 
 def build_score_rows(

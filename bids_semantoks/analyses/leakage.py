@@ -39,18 +39,6 @@ MIN_PAIRS: Final = 5  # identification and intraclass correlations of fewer part
 _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
-def _is_splittable(values: Floats, *, is_class: bool) -> bool:
-    """Check whether a target (n,) can be predicted in five folds: ten values that vary, or two or more classes
-    of five members each, and none with fewer."""
-    known = values[~np.isnan(values)]
-    if len(known) < _MIN_LEAKAGE:
-        return False
-    if not is_class:
-        return bool(np.ptp(known) > 0)
-    counts = np.unique(known, return_counts=True)[1]
-    return len(counts) >= 2 and int(counts.min()) >= MIN_CLASS
-
-
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
     """Predict motion and site from embeddings as they are, harmonised, and with covariates removed."""
     columns, site = prober.plan.columns, prober.plan.site
@@ -76,16 +64,20 @@ def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] 
     return name_groups(plan.columns[name].find(rows.keys), rows)
 
 
-def _drop_rows(target: Target, is_out: Bools) -> Target:
-    """Drop rows, and the classes that become too small without them."""
-    values = np.where(is_out, np.nan, target.values)
-    if not target.classes:
-        return dataclasses.replace(target, values=values)
-    labels = [None if np.isnan(value) else target.classes[int(value)] for value in values]
-    return _build_large_classes(target.name, labels) or dataclasses.replace(target, values=values)
+def _keep_rows(target: Target, usable: Bools) -> Target | None:
+    """Keep only usable rows, and the classes that are large enough in them; None if they cannot be predicted in five
+    folds."""
+    values = np.where(usable, target.values, np.nan)
+    if target.classes:
+        labels = [None if np.isnan(value) else target.classes[int(value)] for value in values]
+        return _build_large_classes(target.name, labels)
+    known = values[~np.isnan(values)]
+    is_varied = len(known) >= _MIN_LEAKAGE and np.ptp(known) > 0
+    return dataclasses.replace(target, values=values) if is_varied else None
 
 
 def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | None:
+    """Build a target of the classes with enough members for five folds; None if they are fewer than two."""
     counts = Counter(labels)
     large = {label for label, count in counts.items() if label is not None and count >= MIN_CLASS}
     if len(large) < 2:
@@ -93,18 +85,18 @@ def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | No
     return build_class_target(name, [label if label in large else None for label in labels])
 
 
-def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[str]) -> Design | None:
+def _design_leakage(prober: Prober, rows: Rows, whole: Target, names: Sequence[str]) -> Design | None:
     columns, asked = prober.plan.columns, prober.asked
     needed = dict.fromkeys((*names, *filter(None, (asked.harmonize, *asked.harmonize_keep))))
     if any(columns[name].has_sessions for name in needed if name in columns):
         return None
-    found = {name: prober.plan.find_labels(rows, name, target.name) for name in needed}
+    found = {name: prober.plan.find_labels(rows, name, whole.name) for name in needed}
     usable = np.array([all(texts[i] is not None for texts in found.values()) for i in range(len(rows.keys))])
     cells = {name: found[name] for name in names}
-    target = _drop_rows(target, ~usable)
-    if not _is_splittable(target.values, is_class=bool(target.classes)):
+    target = _keep_rows(whole, usable)
+    if target is None:
         return None
-    known: dict[str, Any] = {"n_repeats": prober.asked.n_repeats, "seed": prober.seed}
+    known: dict[str, Any] = {"n_repeats": asked.n_repeats, "seed": prober.seed}
     groups = _find_families(prober.plan, rows, target)
     try:
         splits = build_splits(target.compute_strata(), groups=groups, **known)
@@ -119,9 +111,7 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
         covariates=convert_covariates(cells, usable, prober.plan.categories) if names else None,
         covariate_names=tuple(names),
         groups=groups,
-        blocks=None,
         unit_groups=groups,
-        notes=(),
     )
 
 

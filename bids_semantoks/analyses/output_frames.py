@@ -246,9 +246,6 @@ def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> P
         config=AppConfig(bids_dir=Path(), out_dir=Path(), level="group", probing=asked, running=running),
         columns=dict(columns),
         site=site,
-        given=(),
-        designs=(),
-        n_runs=0,
         categories=frozenset(categories),
         warnings=check_columns(columns, rows.keys, asked, site=site),
     )

@@ -184,5 +184,6 @@ class ProbeResults:
     strata: tuple[dict[str, object], ...]  # rows of group_strata.tsv: scores by site, repetition time and --strata
     retest: tuple[tuple[str, RetestScore], ...]  # of participants scanned twice, between ``sessions`` or ``runs``
     networks: tuple[str, ...]  # those that were masked
-    pretraining: str  # overlap with the pretraining participants, in words
+    n_pretrained: int | None  # participants that the encoders were pretrained on; None if unknown
+    pretraining: str  # the same in words, of the first encoder
     warnings: tuple[str, ...]

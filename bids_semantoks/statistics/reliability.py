@@ -23,7 +23,7 @@ _ROWS = 4096
 class RetestScore:
     """Test-retest reliability of one kind of features."""
 
-    name: str
+    features: str  # their name
     identification: float  # share of scans most similar to the same participant's scan in the other run, both ways
     ci_low: float  # 95 %, resampling participants with the others held fixed; Clopper and Pearson's for all or none
     ci_high: float
@@ -58,7 +58,7 @@ def compute_retest(
     icc = compute_icc(first, second)
     quartiles = np.nanquantile(icc, (0.25, 0.5, 0.75)) if not np.isnan(icc).all() else np.full(3, np.nan)
     return RetestScore(
-        name=name,
+        features=name,
         identification=float(hits.mean()),
         ci_low=float(low),
         ci_high=float(high),
