@@ -25,7 +25,7 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Bools, Floats, Indices
 from bids_semantoks.signals.windows import compute_kept_share, select_signals, window_starts
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 from bids_semantoks.training.batches import compute_seed
@@ -322,23 +322,16 @@ def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None,
         n_folds=_INNER_FOLDS,
         seed=seed,
     )
-    return Split(
-        repetition=split.repetition,
-        fold=split.fold,
-        train=split.train[fold_of != 0],
-        test=split.test,
-        validation=split.train[fold_of == 0],
-    )
+    return dataclasses.replace(split, train=split.train[fold_of != 0], validation=split.train[fold_of == 0])
 
 
 def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
     """Turn the outputs of tested rows into class probabilities, or into values in their own units: (n_test, C)."""
     outputs = tuning.predict(tuned.model, split.test)
-    if not tuning.target.is_class:
-        _, (centre, deviation) = tuning.compute_targets(split.train)
-        return np.asarray(outputs * deviation + centre)
-    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+    if tuning.target.is_class:
+        return compute_probabilities(outputs, is_softmax=True)
+    _, (centre, deviation) = tuning.compute_targets(split.train)
+    return np.asarray(outputs * deviation + centre)
 
 
 def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:

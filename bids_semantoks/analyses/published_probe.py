@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.splits import Split
 from bids_semantoks.training.finetune_layers import draw_head
 
@@ -159,8 +159,7 @@ class PublishedProbe:
     def scale(self, outputs: Floats, split: Split) -> Floats:
         """Turn outputs (rows, C) of heads trained on a split into class probabilities, or values in their own unit."""
         if self.target.is_class:
-            odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+            return compute_probabilities(outputs, is_softmax=True)
         _, (centre, deviation) = self.compute_targets(split)
         return np.asarray(outputs * deviation + centre)
 
