@@ -26,24 +26,9 @@ _MOST_CELLS = 10_000_000
 PENALTIES = np.logspace(-4, 4, 13)
 
 
-def cross_validate(
-    features: Features,
-    target: Target,
-    splits: Sequence[Split],
-    *,
-    covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
-    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
-) -> Predictions:
-    """Predict every tested row by a model not trained on it: ridge for values, one-vs-rest logistic for classes.
-
-    The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
-    of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
-    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid. `each` yields
-    the splits again, and may count them.
-    """
-    return cross_validate_all(features, [target], splits, covariates=covariates, groups=groups, seed=seed, each=each)[0]
+def cross_validate(features: Features, target: Target, splits: Sequence[Split], **options: Any) -> Predictions:
+    """Predict one target as `cross_validate_all` does, whose `options` are covariates, groups, seed and each."""
+    return cross_validate_all(features, [target], splits, **options)[0]
 
 
 def cross_validate_all(
@@ -56,8 +41,14 @@ def cross_validate_all(
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> list[Predictions]:
-    """Predict targets with the same splits as `cross_validate` does for each: they share the span of a split, and
-    values also what is solved in its inner folds, the most expensive steps for wide features."""
+    """Predict every tested row by a model not trained on it: ridge for values, one-vs-rest logistic for classes.
+
+    The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
+    of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
+    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid. `each` yields
+    the splits again, and may count them. Targets share the span of a split, and values also what is solved in its inner
+    folds, the most expensive steps for wide features.
+    """
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     tables = [PredictionTable(target, shape) for target in targets]
     of_values = [table for table in tables if not table.target.is_class]
@@ -135,7 +126,7 @@ def fit_classes(
     fold_of = build_inner_folds(np.arange(len(labels)), strata=labels, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
     is_class = (labels[:, None] == np.arange(n_classes)).astype(np.float64)  # (n, K)
     codes = is_class[:, 1:] if n_classes == 2 else is_class
-    penalty = _choose(_compute_log_losses(span, codes, labels, fold_of))
+    penalty = float(_choose(_compute_log_losses(span, codes, labels, fold_of)))
     return fit_logistic(span, codes, np.full(codes.shape[1], penalty)), penalty
 
 
@@ -159,18 +150,16 @@ def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Ind
     return np.asarray(-np.log(np.clip(chosen, 1e-15, None)).mean(axis=0))
 
 
-def _choose(losses: Floats) -> float:
-    """Choose the best penalty, the largest of ties."""
-    return float(PENALTIES[::-1][losses[::-1].argmin()])
+def _choose(losses: Floats) -> Floats:
+    """Choose the best penalty by losses (a,) or (a, m), the largest of ties."""
+    return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
 
 
 def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]:
     """Warn if the best penalty may be outside the grid."""
     known = penalty[~np.isnan(penalty)]
-    if not len(known):
-        return ()
     messages = []
-    lowest, highest = (known == PENALTIES[0]).mean(), (known == PENALTIES[-1]).mean()
+    lowest, highest = ((known == edge).sum() / max(len(known), 1) for edge in (PENALTIES[0], PENALTIES[-1]))
     if lowest > 0:
         messages.append(f"{model} for {target}: the smallest penalty was chosen in {lowest:.0%} of the folds.")
     if highest > 0:
@@ -226,8 +215,7 @@ def choose_fold_penalties(span: Span, targets: Floats, groups: NDArray[Any] | No
     that keep `groups` (n,) together."""
     rows = np.arange(len(targets))
     fold_of = build_inner_folds(rows, strata=None, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
-    losses = compute_fold_errors(span, targets, fold_of)
-    return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
+    return _choose(compute_fold_errors(span, targets, fold_of))
 
 
 def _leave_out_by_rows(eigenvalues: Floats, projected: Floats, part: Floats, own: Floats, ridge: Floats) -> Floats:

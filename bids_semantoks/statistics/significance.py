@@ -204,15 +204,12 @@ def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | No
     sets: dict[tuple[int, ...], list[Indices]] = {}
     for rows in members:
         sets.setdefault(tuple(blocks[rows[:1]] if single else blocks[rows]), []).append(rows)
-    if not single:
-        return [np.stack(found) for found in sets.values()]
-    return [_pad(found) for found in sets.values()]
-
-
-def _pad(members: list[Indices]) -> Indices:
-    """Pad units of one value to the same number of rows by repeating their first row."""
-    width = max(map(len, members))
-    return np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in members])
+    # Units of one value are padded to the same number of rows by repeating their first row.
+    widths = [max(map(len, found)) for found in sets.values()]
+    return [
+        np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in found])
+        for found, width in zip(sets.values(), widths, strict=True)
+    ]
 
 
 def _predict(
@@ -285,7 +282,9 @@ def compare_models(first: Predictions, second: Predictions, metric: str) -> Comp
     if n_folds < 2:
         error, p_value, reach = np.nan, np.nan, np.nan
     else:
-        error = float(np.sqrt((1 / n_folds + _compute_test_ratio(first)) * values.var(ddof=1)))
+        n_test = np.stack([(first.fold == fold).sum(axis=1) for fold in range(first.n_train.shape[1])], axis=1)
+        ratio = float(np.nanmean(n_test / first.n_train))
+        error = float(np.sqrt((1 / n_folds + ratio) * values.var(ddof=1)))
         p_value = float(2 * student.sf(abs(mean) / error, n_folds - 1)) if error > 0 else float(mean == 0)
         reach = error * float(student.ppf(0.975, n_folds - 1))
     return Comparison(
@@ -299,14 +298,6 @@ def compare_models(first: Predictions, second: Predictions, metric: str) -> Comp
         p_value=p_value,
         n_folds=n_folds,
     )
-
-
-def _compute_test_ratio(predictions: Predictions) -> float:
-    """Average the ratio of test to training rows over folds."""
-    n_repeats, n_folds = predictions.n_train.shape
-    n_test = np.stack([(predictions.fold == fold).sum(axis=1) for fold in range(n_folds)], axis=1)
-    assert n_test.shape == (n_repeats, n_folds)
-    return float(np.nanmean(n_test / predictions.n_train))
 
 
 def adjust_holm(p_values: Sequence[float]) -> Floats:
