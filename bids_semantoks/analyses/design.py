@@ -29,7 +29,7 @@ from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype,
 from bids_semantoks.outputs.features import describe_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Bools, Floats
 from bids_semantoks.statistics.benchmark import build_benchmark_splits
 from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.splits import (
@@ -79,6 +79,11 @@ class Design:
     # (n,) why a row is excluded; empty for rows that are used
     reasons: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.str_))
     harmonised: str = ""  # column and method in words, and small sites; empty for none
+
+    @property
+    def known(self) -> Bools:
+        """Rows (n,) with a value to predict."""
+        return ~np.isnan(self.target.values)
 
     @property
     def covariate_kinds(self) -> str:
@@ -197,11 +202,16 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
         except InputError as error:
             errors[name] = error
             continue
-        if how == "first" or not column.has_sessions:
-            _tell(name, describe_sessions(stored, how))
-        _tell(name, describe_people(designs[-1][1]))
+        design = designs[-1][1]
+        sentence = describe_sessions(stored, how) if how == "first" or not column.has_sessions else ""
+        if sentence:
+            LOGGER.info("%s: %s.", name, sentence)
+        LOGGER.info(
+            "%s: %d of %d %s with features are used; excluded: %s.",
+            *(name, design.known.sum(), len(rows.keys), rows.kind, "; ".join(design.notes) or "nobody"),
+        )
         if plan.config.running.dry_run:
-            LOGGER.info("%s", describe_design(plan, designs[-1][1]))
+            LOGGER.info("%s", describe_design(plan, design))
     kinds = {name: kind for _, design in designs for name, kind in design.kinds.items()}
     LOGGER.info("Column types: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     if not designs:
@@ -210,18 +220,6 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
     for name, message in refused.items():
         LOGGER.error("%s cannot be probed (the others will be): %s", name, message)
     return dataclasses.replace(plan, designs=tuple(designs), n_runs=len(stored), refused=refused)
-
-
-def _tell(name: str, sentence: str) -> None:
-    if sentence:
-        LOGGER.info("%s: %s.", name, sentence)
-
-
-def describe_people(design: Design) -> str:
-    """Describe how many rows a phenotype is predicted in, and who is left out why."""
-    what, out = "sessions" if design.rows.has_sessions else "participants", "; ".join(design.notes) or "nobody"
-    n_known = int((~np.isnan(design.target.values)).sum())
-    return f"{n_known} of {len(design.rows.keys)} {what} with features are used; excluded: {out}"
 
 
 def _check_used(plan: ProbePlan) -> None:
@@ -252,14 +250,12 @@ def _check_used(plan: ProbePlan) -> None:
 
 def describe_design(plan: ProbePlan, design: Design) -> str:
     """Describe what would be probed in one sentence, for a dry run."""
-    asked, target = plan.config.probing, design.target
-    known = ~np.isnan(target.values)
+    asked, target, known = plan.config.probing, design.target, design.known
     kind = design.kinds[target.name]
     if target.is_class:
         counts = np.bincount(target.compute_labels(known)[known].astype(int))
         listed = ", ".join(f"{name} {count}" for name, count in zip(target.class_names, counts.tolist(), strict=True))
         kind = f"{kind}: {listed}"
-    what = "sessions" if design.rows.has_sessions else "participants"
     n_repeats = len({split.repetition for split in design.splits})
     baselines = [
         name
@@ -269,7 +265,7 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
         and (name != "site" or plan.site not in ("", target.name, asked.leave_out))
     ]
     parts = [
-        f"Would probe {target.name} ({kind}) from {plan.columns[target.name].table}: {int(known.sum())} {what}",
+        f"Would probe {target.name} ({kind}) from {plan.columns[target.name].table}: {known.sum()} {design.rows.kind}",
         f"out: {'; '.join(design.notes) or 'nobody'}",
         f"{len(design.splits)} splits in {n_repeats} repetition{'s' if n_repeats > 1 else ''}",
         f"protocol {asked.protocol}",

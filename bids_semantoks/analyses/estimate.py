@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -80,15 +80,14 @@ def find_sharing(design: Design, others: Sequence[Design], *, whatever_splits: b
 def _is_shared(first: Design, second: Design, whatever_splits: bool) -> bool:
     if first.rows.keys != second.rows.keys:
         return False
-    same = [(first.covariates, second.covariates), (first.groups, second.groups)]
+    same: list[tuple[Any, Any]] = [(first.covariates, second.covariates), (first.groups, second.groups)]
     if whatever_splits:
-        same.append((np.isnan(first.target.values), np.isnan(second.target.values)))
-    elif len(first.splits) != len(second.splits):
+        same.append((first.known, second.known))
+    elif [(one.repetition, one.fold) for one in first.splits] != [(one.repetition, one.fold) for one in second.splits]:
         return False
-    for one, other in () if whatever_splits else zip(first.splits, second.splits, strict=True):
-        if (one.repetition, one.fold) != (other.repetition, other.fold):
-            return False
-        same += [(getattr(one, role), getattr(other, role)) for role in ROLES]
+    else:
+        pairs = zip(first.splits, second.splits, strict=True)
+        same += [(getattr(one, role), getattr(other, role)) for one, other in pairs for role in ROLES]
     return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in same)
 
 

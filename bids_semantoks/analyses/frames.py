@@ -254,9 +254,7 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
 def describe_phenotype(one: PhenotypeResult, people: People) -> dict[str, Any]:
     """Describe who was in, who was out and how they were split, the encoder's test and verdict; for classes also what
     the page draws of them."""
-    design, target = one.design, one.design.target
-    known = ~np.isnan(target.values)
-    rows = "sessions" if design.rows.has_sessions else "participants"
+    design, target, known, rows = one.design, one.design.target, one.design.known, one.design.rows.kind
     n_people = len(set(design.rows.participants[known]))
     facts = [
         ("in", f"{int(known.sum())} {rows}" + (f" of {n_people} participants" if design.rows.has_sessions else "")),

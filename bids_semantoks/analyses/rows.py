@@ -48,6 +48,11 @@ class Rows:
         return any(session for _, session in self.keys)
 
     @property
+    def kind(self) -> str:
+        """What rows are, in words."""
+        return "sessions" if self.has_sessions else "participants"
+
+    @property
     def weights(self) -> list[Floats]:
         """Weight of each run in the mean of its row: (runs,) for each row."""
         is_weighted = self.min_kept is not None

@@ -207,7 +207,9 @@ def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -
     trained: list[list[Predictions]] = []
     for number, job in enumerate(Progress("Scaling").each("encoder", scaling.jobs), start=1):
         LOGGER.info("Scaling, encoder %d of %d: %s.", number, len(scaling.jobs), job.encoder)
-        encoder = _load(config, _pretrain(config, scaling, job, started), atlas)
+        path = _pretrain(config, scaling, job, started)
+        embedding = dataclasses.replace(config.embedding, model=str(path), save_tokens=False)
+        encoder = build_run_encoder(embedding, *atlas, seed=seed)
         if job.seed not in untrained:
             # The initial weights of this training, so that only the training differs.
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
@@ -241,11 +243,6 @@ def _pretrain(config: AppConfig, scaling: ScalingPlan, job: ScalingJob, started:
     )
     data = scaling.data
     return pretrain_encoder(own, data.stored, data.parcels, data.networks, participants=job.participants)
-
-
-def _load(config: AppConfig, directory: Path, atlas: AtlasLabels) -> RunEncoder:
-    embedding = dataclasses.replace(config.embedding, model=str(directory), save_tokens=False)
-    return build_run_encoder(embedding, *atlas, seed=config.running.random_seed)
 
 
 def predict_designs(encoder: RunEncoder, designs: Sequence[Design], *, seed: int) -> list[Predictions]:

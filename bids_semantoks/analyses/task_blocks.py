@@ -29,7 +29,7 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Bools, Floats
 from bids_semantoks.runtime.logs import Progress
-from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
+from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes, select_signals
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import average_participants, score_participants
 from bids_semantoks.statistics.predictions import Target, build_class_target
@@ -156,19 +156,10 @@ def _find_blocks(
         longest=model.patch,
     )
     blocks = [(event, place) for event, place in zip(events, places, strict=True) if place is not None]
-    seen = _find_seen(table[n_dummy:], source_time, [place for _, place in blocks], model.repetition_time)
-    return signals, present, [(*block, is_seen) for block, is_seen in zip(blocks, seen, strict=True)]
-
-
-def _find_seen(
-    table: NDArray[np.float32], source_time: float, spans: Sequence[_Span], target_time: float
-) -> list[bool]:
-    """Return which blocks have enough kept volumes, by the rows of the table with signals."""
-    if not spans:
-        return []
-    kept = np.asarray(~np.isnan(table[:, ~np.isnan(table).all(axis=0)]).any(axis=1))
-    first, length = np.array(spans, dtype=np.float64).T * target_time
-    return [bool(share >= _LEAST_KEPT) for share in compute_kept_share(kept, source_time, first, length)]
+    kept = select_signals(table, n_dummy)[2]
+    first, length = np.array([place for _, place in blocks], dtype=np.float64).reshape(-1, 2).T * model.repetition_time
+    shares = compute_kept_share(kept, source_time, first, length)
+    return signals, present, [(*block, bool(share >= _LEAST_KEPT)) for block, share in zip(blocks, shares, strict=True)]
 
 
 def _embed_spans(
