@@ -35,8 +35,8 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.plan import AtlasLabels
 from bids_semantoks.reports.group_page import draw_group_page, draw_stored_page
 from bids_semantoks.reports.reporting import write_stored_methods
-from bids_semantoks.statistics.folds import use_threads
 from bids_semantoks.statistics.significance import adjust_holm
+from bids_semantoks.statistics.spans import use_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
 _FEW: Final = 50  # below this number of participants the page warns of wide intervals

@@ -19,11 +19,10 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.runtime.logs import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
 from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
-from bids_semantoks.statistics.folds import SharedSpans
 from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.significance import PermutationTest
-from bids_semantoks.statistics.spans import Features
+from bids_semantoks.statistics.spans import Features, SharedSpans
 from bids_semantoks.statistics.splits import ROLES
 
 LOGGER = logging.getLogger("bids_semantoks")

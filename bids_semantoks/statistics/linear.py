@@ -12,9 +12,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logit
 
 from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.folds import run_folds
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
-from bids_semantoks.statistics.spans import Features, Span
+from bids_semantoks.statistics.spans import Features, Span, run_folds
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 
 N_INNER_FOLDS = 5

@@ -15,11 +15,10 @@ from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold, KFold
 
 from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.folds import run_folds
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions, Target
-from bids_semantoks.statistics.spans import Features
+from bids_semantoks.statistics.spans import Features, run_folds
 from bids_semantoks.statistics.splits import Split
 
 _MIN_ORDERS: Final = 20

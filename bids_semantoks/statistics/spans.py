@@ -1,18 +1,30 @@
-"""Features as coordinates in the span of the training rows, to which everything is fitted. Shape letters: n rows
-(participants or sessions), d features, r columns of the span, c covariates."""
+"""Features as coordinates in the span of the training rows, to which everything is fitted; spans that targets share,
+and folds at the same time. Shape letters: n rows (participants or sessions), d features, r columns of the span, c
+covariates."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterator
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bids_semantoks.records import Bools, Floats, Indices
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_N_THREADS: ContextVar[int] = ContextVar("n_threads", default=1)
+_MOST_BYTES = 2**30  # memory for spans that may be needed again: six folds of 5,000 participants and connectivity
 CUTOFF = 1e-10  # directions with a smaller share of the largest eigenvalue are rounding
 
 #: Covariances unpacked at a time, 27 MB of 457 parcels, and matrices decomposed at a time, 20 MB of 100 components.
@@ -317,3 +329,70 @@ def _map_eigenvalues(matrices: Floats, function: Any) -> Floats:
     values, axes = np.linalg.eigh((matrices + matrices.swapaxes(-1, -2)) / 2)
     mapped: Floats = (axes * function(values)[..., None, :]) @ axes.swapaxes(-1, -2)
     return mapped
+
+
+@contextlib.contextmanager
+def use_threads(n_threads: int) -> Iterator[None]:
+    """Let `run_folds` work on this many folds at once. Libraries for linear algebra then use one thread each, whatever
+    the number: the partition of a product affects its last digits."""
+    token = _N_THREADS.set(n_threads)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        _N_THREADS.reset(token)
+
+
+def run_folds(
+    work: Callable[[_Item], _Result],
+    folds: Sequence[_Item],
+    *,
+    each: Callable[[Sequence[_Item]], Iterable[_Item]] = iter,
+) -> list[_Result]:
+    """Work on every fold, several at a time within `use_threads`, and return the results in order. `each` yields the
+    folds again, and may count them."""
+    n_threads = min(_N_THREADS.get(), len(folds))
+    if n_threads <= 1:
+        return [work(fold) for fold in each(folds)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting = [pool.submit(work, fold) for fold in folds]
+        try:
+            return [one.result() for one, _ in zip(waiting, each(folds), strict=True)]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class SharedSpans:
+    """Features with a cache of the most recent spans, up to `most_bytes`, for repeated use of the same rows."""
+
+    def __init__(self, features: Features, *, most_bytes: int = _MOST_BYTES) -> None:
+        self.features, self.most_bytes = features, most_bytes
+        self._kept: OrderedDict[bytes, Span] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        return self.features.name
+
+    def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
+        """Compute the span as the features do, or find it."""
+        digest = hashlib.sha256()
+        for part in (train, test) if covariates is None else (train, test, covariates):
+            digest.update(str((part.shape, part.dtype.str)).encode() + part.tobytes())
+        key = digest.digest()
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        span = self.features.compute_span(train, test, covariates)
+        with self._lock:
+            self._kept[key] = span
+            while self._kept and sum(map(_count_bytes, self._kept.values())) > self.most_bytes:
+                self._kept.popitem(last=False)
+        return span
+
+
+def _count_bytes(span: Span) -> int:
+    return span.train.nbytes + span.test.nbytes + span.eigenvalues.nbytes
