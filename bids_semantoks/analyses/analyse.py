@@ -149,7 +149,7 @@ def prepare_probes(
         embed_stored(
             stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite, running=config.running
         )
-    prober = Prober(plan, encoder, replicates=replicates, others=others)
+    prober = Prober(plan, encoder.loaded.name, (encoder, *replicates), others)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
             embed_stored(

@@ -99,7 +99,7 @@ def audit(plan: ProbePlan, encoders: Sequence[RunEncoder], stored: Sequence[Stor
     people = {run.entities["sub"] for run in stored}
     rows = [*_identify(config, labels, stored), *(check_pretraining(one, people) for one in encoders)]
     for one in readouts:
-        rows += _predict_attributes(Prober(plan, one), designs)
+        rows += _predict_attributes(Prober(plan, one.loaded.name, [one]), designs)
     for verdict in dict.fromkeys(row["verdict"] for row in rows):
         LOGGER.info("Audit: %s", verdict)
     facts = {

@@ -66,12 +66,6 @@ class TuningRuns:
     run_weights: Floats | None = None
     window_weights: tuple[Floats, ...] | None = None
 
-    def __post_init__(self) -> None:
-        if self.present.shape[:1] != (len(self.signals),) or self.row_of.shape != (len(self.signals),):
-            raise ValueError(
-                f"{len(self.signals)} runs, but present {self.present.shape} and row_of {self.row_of.shape}"
-            )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tuned:

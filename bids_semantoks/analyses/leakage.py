@@ -121,31 +121,26 @@ def find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str,
     people: dict[str, dict[str, list[StoredRun]]] = {}
     for run in stored:
         people.setdefault(run.entities["sub"], {}).setdefault(run.entities.get("ses", ""), []).append(run)
-    pairs: dict[str, dict[str, tuple[list[StoredRun], list[StoredRun]]]] = {"sessions": {}, "runs": {}}
+    pairs: dict[str, dict[str, list[list[StoredRun]]]] = {"sessions": {}, "runs": {}}
     for label, sessions in sorted(people.items()):
         named = [runs for session, runs in sorted(sessions.items()) if session]
         if len(named) > 1:
-            pairs["sessions"][label] = named[0], named[1]
-        twice = [two for _, runs in sorted(sessions.items()) if (two := _find_twice(runs)) is not None]
+            pairs["sessions"][label] = named[:2]
+        tasks: dict[tuple[str, str], list[StoredRun]] = {}
+        for session, runs in sorted(sessions.items()):
+            for run in sorted(runs, key=lambda one: one.paths.stem):
+                tasks.setdefault((session, run.entities.get("task", "")), []).append(run)
+        twice = next((runs for runs in tasks.values() if len(runs) > 1), None)
         if twice:
-            pairs["runs"][label] = [twice[0][0]], [twice[0][1]]
+            pairs["runs"][label] = [twice[:1], twice[1:2]]
     return {
-        between: (_build_rows(found, 0, min_kept), _build_rows(found, 1, min_kept)) for between, found in pairs.items()
+        between: (_pick_rows(found, 0, min_kept), _pick_rows(found, 1, min_kept)) for between, found in pairs.items()
     }
 
 
-def _find_twice(runs: Sequence[StoredRun]) -> tuple[StoredRun, StoredRun] | None:
-    tasks: dict[str, list[StoredRun]] = {}
-    for run in sorted(runs, key=lambda one: one.paths.stem):
-        tasks.setdefault(run.entities.get("task", ""), []).append(run)
-    return next(((found[0], found[1]) for found in tasks.values() if len(found) > 1), None)
-
-
-def _build_rows(
-    found: Mapping[str, tuple[list[StoredRun], list[StoredRun]]], side: int, min_kept: float | None
-) -> Rows:
-    runs = tuple(tuple(two[side]) for two in found.values())
-    return Rows(keys=tuple((label, "") for label in found), runs=runs, min_kept=min_kept)
+def _pick_rows(pairs: Mapping[str, Sequence[Sequence[StoredRun]]], side: int, min_kept: float | None) -> Rows:
+    runs = tuple(tuple(two[side]) for two in pairs.values())
+    return Rows(keys=tuple((label, "") for label in pairs), runs=runs, min_kept=min_kept)
 
 
 def measure_retest(

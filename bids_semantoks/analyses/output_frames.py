@@ -264,7 +264,7 @@ class _TableProber(Prober):
     """Prober of embeddings (n, dims) in memory, by the default protocol."""
 
     def __init__(self, plan: ProbePlan, model: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        self.prepare(plan, model)
+        super().__init__(plan, model)
         self._values = values
 
     def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:

@@ -66,35 +66,23 @@ _UNTESTED: Final = ("importance", "finetuned", "ensemble", "added")
 
 class Prober:
     """Runner of models over phenotypes; features are built once for participants and once for sessions. Scores are
-    averaged over `replicates`, encoders of other seeds with complete embeddings, as have `others`,
-    encoders that are compared with the first."""
-
-    encoders: tuple[RunEncoder, ...]
-    others: tuple[RunEncoder, ...]
-    predictors: dict[str, Predict]
+    averaged over `encoders` of several seeds with complete embeddings, as have `others`, which are compared with the
+    first. Without encoders, only the nested protocol predicts."""
 
     def __init__(
-        self,
-        plan: ProbePlan,
-        encoder: RunEncoder,
-        *,
-        replicates: Sequence[RunEncoder] = (),
-        others: Sequence[RunEncoder] = (),
+        self, plan: ProbePlan, model: str, encoders: Sequence[RunEncoder] = (), others: Sequence[RunEncoder] = ()
     ) -> None:
-        self.prepare(plan, encoder.loaded.name)
-        self.encoders, self.others = (encoder, *replicates), tuple(others)
-        self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
-        self.predictors = build_predictors(plan.config, encoder, self.progress) | self.predictors
-
-    def prepare(self, plan: ProbePlan, model: str) -> None:
-        """Set what needs no encoder but the label of one: the nested protocol of a plan."""
         self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
         self.model, self.progress = model, Progress("Probing")
-        self.encoders, self.others = (), ()
+        self.encoders, self.others = tuple(encoders), tuple(others)
+        self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         together = partial(predict_together, seed=self.seed, each=partial(self.progress.each, "fold"))
         self.sharing = SharedFolds([one for _, one in plan.designs], together, stays=self._is_kept)
-        self.predictors = {"nested": self.sharing.predict}
+        self.predictors: dict[str, Predict] = {}
+        if encoders:
+            self.predictors = build_predictors(plan.config, encoders[0], self.progress)
+        self.predictors["nested"] = self.sharing.predict
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
         self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
 
