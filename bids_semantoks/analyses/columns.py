@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.bids_names import sorted_naturally
@@ -17,7 +16,7 @@ from bids_semantoks.config.options import check
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, check_cells, find_codes
-from bids_semantoks.records import Bools, Floats
+from bids_semantoks.records import Bools, Floats, Labels
 from bids_semantoks.statistics.predictions import Target, build_class_target, build_covariates
 from bids_semantoks.statistics.splits import Split
 
@@ -85,14 +84,14 @@ def convert_covariates(
     return build_covariates(columns)
 
 
-def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
+def name_groups(labels: Sequence[str | None], rows: Rows) -> Labels:
     """Name the group (n,) of each row; a participant without one forms a separate group."""
     return np.array(
         [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
     )
 
 
-def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: Bools) -> None:
+def check_together(groups: Labels, rows: Rows, name: str, usable: Bools) -> None:
     """Refuse groups that separate usable sessions of one participant: InputError names the first participant."""
     first: dict[str, str] = {}
     for group, participant in zip(groups[usable], rows.participants[usable], strict=True):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype,
 from bids_semantoks.outputs.features import describe_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.records import Bools, Floats
+from bids_semantoks.records import Bools, Floats, Labels
 from bids_semantoks.statistics.benchmark import build_benchmark_splits
 from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.splits import (
@@ -70,9 +70,9 @@ class Design:
     splits: tuple[Split, ...]  # the same for all models
     covariates: Floats | None  # (n, c) to be removed from the features
     covariate_names: tuple[str, ...]
-    groups: NDArray[Any] | None  # (n,) rows kept together
-    unit_groups: NDArray[Any] | None  # (n,) rows that exchange their labels together in permutations
-    blocks: NDArray[Any] | None = None  # (n,) labels are permuted within a block
+    groups: Labels | None  # (n,) rows kept together
+    unit_groups: Labels | None  # (n,) rows that exchange their labels together in permutations
+    blocks: Labels | None = None  # (n,) labels are permuted within a block
     notes: tuple[str, ...] = ()  # who is excluded, and why
     # of the phenotype, the covariates and the column of groups: ``number`` or ``category, 3 levels``
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -333,7 +333,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     )
 
 
-def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
+def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> Labels | None:
     """Find the group (n,) of each row, None where rows are free; InputError for a participant in several groups."""
     name = plan.config.probing.group_by
     if name is None:
@@ -343,9 +343,7 @@ def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | 
     return groups
 
 
-def _build_phenotype_splits(
-    plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None
-) -> tuple[Split, ...]:
+def _build_phenotype_splits(plan: ProbePlan, target: Target, rows: Rows, groups: Labels | None) -> tuple[Split, ...]:
     """Use the given splits or draw them; InputError if given ones do not match or there are too few rows."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
     strata = np.minimum(target.compute_strata(), 0) if asked.same_splits else target.compute_strata()

@@ -23,7 +23,7 @@ from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
-from bids_semantoks.records import Bools, Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices, Labels
 from bids_semantoks.signals.windows import compute_kept_share, select_signals, window_starts
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.series import weigh_windows
@@ -105,7 +105,7 @@ def cross_validate_finetuned(
     tuning: Finetuning,
     splits: Sequence[Split],
     *,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
@@ -303,7 +303,7 @@ def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[Indi
             yield order[start : start + size]
 
 
-def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None, seed: int) -> Split:
+def add_validation(split: Split, target: Target, *, groups: Labels | None, seed: int) -> Split:
     """Set aside a fifth of the training rows, stratified and by group, for validation if the split has none."""
     if len(split.validation):
         return split

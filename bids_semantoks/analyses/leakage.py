@@ -25,7 +25,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.records import Bools, Floats
+from bids_semantoks.records import Bools, Floats, Labels, Reals
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
 from bids_semantoks.statistics.harmonise import HarmonisedFeatures
 from bids_semantoks.statistics.metrics import compute_scores, name_main_metric
@@ -56,7 +56,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
     return tuple(found)
 
 
-def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] | None:
+def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> Labels | None:
     """Find groups to keep together: relatives are similar and live at the same site."""
     name = plan.config.probing.group_by
     if name is None or name == target.name or plan.columns[name].has_sessions:
@@ -148,7 +148,7 @@ def measure_retest(
 ) -> list[tuple[str, RetestScore]]:
     """Measure test-retest reliability of models (name to label in file names), and of connectivity among `baselines`,
     each between ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
-    readers: dict[str, Callable[[Rows], NDArray[Any]]] = {
+    readers: dict[str, Callable[[Rows], Reals]] = {
         name: partial(read_embeddings, model=label) for name, label in models.items()
     }
     readers |= {

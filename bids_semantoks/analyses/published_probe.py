@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Floats, Indices, Reals
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.splits import Split
 from bids_semantoks.training.finetune_layers import draw_head
@@ -29,7 +28,7 @@ class WindowTable:
     """Embeddings of single windows."""
 
     name: str  # of the model, in reports
-    values: NDArray[np.floating[Any]]  # (m, D), finite
+    values: Reals  # (m, D), finite
     row_of: Indices  # (m,) row (participant or session) of each window
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from bids_semantoks.outputs.group_tables import build_group_table, write_group_t
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
-from bids_semantoks.records import Bools, Floats
+from bids_semantoks.records import Bools, Floats, Labels, Reals
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes, select_signals
 from bids_semantoks.statistics.linear import cross_validate
@@ -62,12 +62,12 @@ class BlockPlan:
 class Blocks:
     """All blocks, one per row."""
 
-    labels: NDArray[Any]  # (n,) types; participants and runs are (n,), too
-    participants: NDArray[Any]
-    runs: NDArray[Any]
+    labels: Labels  # (n,) types; participants and runs are (n,), too
+    participants: Labels
+    runs: Labels
     onsets: Floats  # (n,) seconds in the run
     # (n, D) by model and position of the block in the window
-    features: dict[tuple[str, str], NDArray[np.floating[Any]]]
+    features: dict[tuple[str, str], Reals]
     notes: tuple[str, ...]  # what was left out, and why
 
 
@@ -168,7 +168,7 @@ def _embed_spans(
     spans: Sequence[_Span],
     encoders: Mapping[str, RunEncoder],
     model: EncoderConfig,
-) -> Iterator[tuple[tuple[str, str], NDArray[np.floating[Any]]]]:
+) -> Iterator[tuple[tuple[str, str], Reals]]:
     """Yield one row per block, by model and position in the window."""
     yield ("parcel_means", ""), np.stack([signals[first : first + n].mean(axis=0) for first, n in spans])
     for position in ("first", "last"):
@@ -192,7 +192,7 @@ def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
     encoders share one architecture. Raises InputError if no block is left."""
     model = next(iter(encoders.values())).loaded.config
     rows: list[tuple[str, str, str, float]] = []
-    parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
+    parts: dict[tuple[str, str], list[Reals]] = {}
     n_out = n_dropped = 0
     for run, events in plan.runs:
         try:
@@ -235,7 +235,7 @@ class BlockDesign:
 
     name: str  # ``across`` or ``within``
     splits: tuple[Split, ...]  # the same for all models
-    groups: NDArray[Any] | None  # rows kept together where penalties are chosen
+    groups: Labels | None  # rows kept together where penalties are chosen
     folds: str  # what a fold leaves out, in words
     widening: float  # factor of the standard errors behind intervals
 

@@ -4,14 +4,13 @@ letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from nilearn.connectome import ConnectivityMeasure
 from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Floats, Reals
 from bids_semantoks.statistics.spans import Features, KernelFeatures, TangentFeatures, WideFeatures, compute_gram
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
@@ -19,9 +18,7 @@ OF_SIGNALS = (*CONNECTIVITY, "parcel_moments")  # baselines that depend on how s
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 
-def compute_covariance(
-    runs: Sequence[NDArray[np.floating[Any]]], estimator: str, weights: Floats | None = None
-) -> Floats:
+def compute_covariance(runs: Sequence[Reals], estimator: str, weights: Floats | None = None) -> Floats:
     """Average the covariance (P, P) of standardised signals (T, P) over runs; NaN rows (dropped volumes) are skipped.
     `weights` (runs,) sum to 1; None weights all equally. An absent (NaN) or constant parcel gets variance 1 and no
     covariance. Estimator ``pearson`` (sample) or ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004).
@@ -45,7 +42,7 @@ def compute_covariance(
 
 
 def build_connectivity_features(
-    participants: Iterable[Sequence[NDArray[np.floating[Any]]]],
+    participants: Iterable[Sequence[Reals]],
     kinds: Sequence[str] = CONNECTIVITY,
     *,
     n_components: int = 100,
@@ -121,7 +118,7 @@ def _iterate_correlations(packed: NDArray[np.float32]) -> Iterator[Floats]:
         yield np.arctanh(np.clip(values, -0.999999, 0.999999))
 
 
-def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: Floats | None = None) -> Floats:
+def compute_moments(runs: Sequence[Reals], weights: Floats | None = None) -> Floats:
     """Compute the mean and log variance (2 P,) of each parcel, averaged over runs (T, P); 0 where absent."""
     moments = []
     for run in runs:
@@ -132,7 +129,7 @@ def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: Floats |
     return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
 
 
-def compute_connectivity(values: NDArray[np.floating[Any]]) -> Floats:
+def compute_connectivity(values: Reals) -> Floats:
     """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels. Dropped
     rows and absent columns of `values` are NaN."""
     absent = np.isnan(values).all(axis=0)

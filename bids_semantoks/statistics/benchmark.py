@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Floats, Indices, Labels, Reals
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_random_splits
@@ -29,7 +28,7 @@ _MOST_STEPS: Final = 1000
 
 
 def build_benchmark_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 100, seed: int = 0
+    strata: Indices, *, groups: Labels | None = None, n_repeats: int = 100, seed: int = 0
 ) -> tuple[Split, ...]:
     """Divide the rows into train and test as the benchmark does, one fold a repetition; `seed` is added to its own.
     Groups stay together. Raises InputError for a stratum below 5 members."""
@@ -74,9 +73,7 @@ def cross_validate_benchmark(
     return table.build(features.name)
 
 
-def fit_benchmark(
-    values: NDArray[np.floating[Any]], labels: Indices, *, validation_share: float = 0.25, seed: int = SEED
-) -> Pipeline:
+def fit_benchmark(values: Reals, labels: Indices, *, validation_share: float = 0.25, seed: int = SEED) -> Pipeline:
     """Fit scaler and logistic regression to features (n, d) and class indices (n,); five random inner splits, each with
     this share to validate, choose among ten penalties by balanced accuracy."""
     inner_seed = np.random.RandomState(seed).randint(1000, 10000)
@@ -89,7 +86,7 @@ def fit_benchmark(
         return make_pipeline(StandardScaler(), regression).fit(values, labels)
 
 
-def _compute_logits(model: Pipeline, values: NDArray[np.floating[Any]]) -> Floats:
+def _compute_logits(model: Pipeline, values: Reals) -> Floats:
     found = np.asarray(model.decision_function(values), dtype=np.float64)
     return found[:, None] if found.ndim == 1 else found
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logit
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.spans import Features, Span, run_folds
 from bids_semantoks.statistics.splits import Split, build_inner_folds
@@ -36,7 +35,7 @@ def cross_validate_all(
     splits: Sequence[Split],
     *,
     covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> list[Predictions]:
@@ -72,7 +71,7 @@ def cross_validate_all(
 
 
 def _choose_together(
-    tables: Sequence[PredictionTable], span: Span, train: Indices, groups: NDArray[Any] | None, *, seed: int
+    tables: Sequence[PredictionTable], span: Span, train: Indices, groups: Labels | None, *, seed: int
 ) -> list[float]:
     """Choose the penalty of each table of values, NaN without features."""
     if not len(span.eigenvalues) or not tables:
@@ -92,7 +91,7 @@ def _predict_values(table: PredictionTable, span: Span, part: tuple[Split, Indic
 
 
 def _predict_classes(
-    table: PredictionTable, span: Span, part: tuple[Split, Indices], groups: NDArray[Any] | None, *, seed: int
+    table: PredictionTable, span: Span, part: tuple[Split, Indices], groups: Labels | None, *, seed: int
 ) -> None:
     """Predict class probabilities of the tested rows of a split by logistic regression on its sorted training rows, of
     which `groups` are the groups."""
@@ -111,14 +110,14 @@ def _predict_classes(
     table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=decided)
 
 
-def fit_values(span: Span, values: Floats, groups: NDArray[Any] | None, *, seed: int) -> tuple[LinearFit, float]:
+def fit_values(span: Span, values: Floats, groups: Labels | None, *, seed: int) -> tuple[LinearFit, float]:
     """Fit ridge regression of values (n,) to the training rows, with the penalty that inner folds choose."""
     penalty = choose_fold_penalties(span, values[:, None], groups, seed=seed)
     return fit_ridge(span, values[:, None], penalty), float(penalty[0])
 
 
 def fit_classes(
-    span: Span, labels: Indices, n_classes: int, groups: NDArray[Any] | None, *, seed: int
+    span: Span, labels: Indices, n_classes: int, groups: Labels | None, *, seed: int
 ) -> tuple[LinearFit, float]:
     """Fit logistic regressions of classes (n,) to the training rows, with the penalty that inner folds choose: one of
     the second of two classes, else one of each."""
@@ -209,7 +208,7 @@ def compute_fold_errors(span: Span, targets: Floats, fold_of: Indices, penalties
     return (errors / len(columns)).reshape(len(penalties), *targets.shape[1:])
 
 
-def choose_fold_penalties(span: Span, targets: Floats, groups: NDArray[Any] | None, *, seed: int) -> Floats:
+def choose_fold_penalties(span: Span, targets: Floats, groups: Labels | None, *, seed: int) -> Floats:
     """Choose the penalty (m,) of each target (n, m) of the training rows as the nested protocol does, in inner folds
     that keep `groups` (n,) together."""
     rows = np.arange(len(targets))

@@ -6,13 +6,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.records import Bools, Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices, Labels
 from bids_semantoks.statistics.class_metrics import (
     Scorer,
     average,
@@ -57,7 +55,7 @@ class Score:
 def compute_scores(
     predictions: Predictions,
     *,
-    participants: NDArray[Any] | None = None,
+    participants: Labels | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
     metrics: Sequence[str] = (),
@@ -107,25 +105,23 @@ def compute_scores(
     return tuple(scores)
 
 
-def _count_units(inside: Bools, participants: NDArray[Any] | None) -> int:
+def _count_units(inside: Bools, participants: Labels | None) -> int:
     """Count the participants (n,), by default rows, inside."""
     return int(inside.sum()) if participants is None else len(np.unique(participants[inside]))
 
 
-def _count_smallest_class(predictions: Predictions, participants: NDArray[Any] | None) -> int:
+def _count_smallest_class(predictions: Predictions, participants: Labels | None) -> int:
     """Count the members of the smallest class, the fewest that the pairs of an AUROC hold."""
     members = [(predictions.truth == k).any(axis=0) for k in range(len(predictions.classes))]
     return max(min(_count_units(inside, participants) for inside in members), 1)
 
 
-def draw_weights(tested: Bools, participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int) -> Floats:
+def draw_weights(tested: Bools, participants: Labels | None, *, n_bootstrap: int, seed: int) -> Floats:
     """Draw participants (n,) with replacement among tested rows: how often each row was drawn, (B, n)."""
     return np.concatenate(list(iterate_weights(tested, participants, n_bootstrap=n_bootstrap, seed=seed)))
 
 
-def iterate_weights(
-    tested: Bools, participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
-) -> Iterator[Floats]:
+def iterate_weights(tested: Bools, participants: Labels | None, *, n_bootstrap: int, seed: int) -> Iterator[Floats]:
     """Draw as `draw_weights`, yielding as many samples at a time as memory has room for: up to 10,000 rows all."""
     rows = np.flatnonzero(tested)
     units = np.arange(len(rows)) if participants is None else np.unique(participants[rows], return_inverse=True)[1]
@@ -308,7 +304,7 @@ class MeanScore:
     n: int  # participants
 
 
-def score_participants(predictions: Predictions, participants: NDArray[Any], metric: str) -> Floats:
+def score_participants(predictions: Predictions, participants: Labels, metric: str) -> Floats:
     """Score the rows of each tested participant separately, sorted by label; NaN where the metric is undefined."""
     rows = np.flatnonzero(predictions.tested)
     labels, codes = np.unique(participants[rows], return_inverse=True)

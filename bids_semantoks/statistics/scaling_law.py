@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Floats, Labels
 from bids_semantoks.statistics.metrics import average_participants, build_scorer, draw_weights
 from bids_semantoks.statistics.predictions import Predictions
 
@@ -60,7 +59,7 @@ def compute_gain(
     untrained: Predictions,
     metric: str,
     *,
-    participants: NDArray[Any] | None = None,
+    participants: Labels | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Gain:

@@ -4,15 +4,13 @@ B windows, K patches."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Floats, Indices, Reals
 
 
-def compute_dvars(values: NDArray[np.floating[Any]]) -> Floats:
+def compute_dvars(values: Reals) -> Floats:
     """Compute DVARS over parcels, the RMS change from the previous volume: (T, P) -> (T,), in input units. NaN for the
     first volume and where either volume is dropped. Source, there over voxels: Power et al. (2012),
     doi:10.1016/j.neuroimage.2011.10.018."""
@@ -24,7 +22,7 @@ def compute_dvars(values: NDArray[np.floating[Any]]) -> Floats:
     return dvars
 
 
-def compute_global(values: NDArray[np.floating[Any]], n_voxels: Indices) -> Floats:
+def compute_global(values: Reals, n_voxels: Indices) -> Floats:
     """Average the parcels, weighted by voxel counts: (T, P), (P,) -> (T,); NaN for dropped volumes. Weights are equal
     where the voxel count of any parcel is unknown (0 or less)."""
     present = ~np.isnan(values).all(axis=0)
@@ -37,7 +35,7 @@ def compute_global(values: NDArray[np.floating[Any]], n_voxels: Indices) -> Floa
     return mean
 
 
-def zscore_rows(values: NDArray[np.floating[Any]]) -> Floats:
+def zscore_rows(values: Reals) -> Floats:
     """Z-score each parcel over its non-NaN volumes and transpose: (T, P) -> (P, T); constant parcels give 0."""
     turned = values.T.astype(np.float64)
     there = ~np.isnan(turned)
@@ -60,7 +58,7 @@ def thin_columns(values: Floats, step: int) -> Floats:
     return means
 
 
-def compute_cosines(vectors: NDArray[np.floating[Any]]) -> Floats:
+def compute_cosines(vectors: Reals) -> Floats:
     """Compute the cosine similarities between rows: (n, D) -> (n, n); 0 for rows of zeros."""
     rows = vectors.astype(np.float64)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -68,7 +66,7 @@ def compute_cosines(vectors: NDArray[np.floating[Any]]) -> Floats:
     return np.clip(unit @ unit.T, -1, 1)
 
 
-def compare_tokens(tokens: NDArray[np.floating[Any]], n_rows: int) -> tuple[Floats, Floats]:
+def compare_tokens(tokens: Reals, n_rows: int) -> tuple[Floats, Floats]:
     """Compare the output tokens of a run between networks, as means over windows and patches (N, N), and between
     windows, as means over networks (B, B). `tokens` is (B, 1 + N*K, D), the class token first; `n_rows` is N."""
     n_windows, _, width = tokens.shape
@@ -77,7 +75,7 @@ def compare_tokens(tokens: NDArray[np.floating[Any]], n_rows: int) -> tuple[Floa
     return compute_cosines(rows.mean(axis=0)), across
 
 
-def weigh_windows(kept: NDArray[np.floating[Any]], min_kept: float | None) -> Floats:
+def weigh_windows(kept: Reals, min_kept: float | None) -> Floats:
     """Weight windows (B,) by the share of their time that is kept; the weights sum to 1. Windows below `min_kept` get
     none, unless all are below. None for `min_kept` weights all equally, as in the published protocol."""
     weights = np.asarray(kept, dtype=np.float64)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold, KFold
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions, Target
@@ -53,8 +52,8 @@ def compute_permutation_test(
     *,
     n_permutations: int = 200,
     covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
-    blocks: NDArray[Any] | None = None,
+    groups: Labels | None = None,
+    blocks: Labels | None = None,
     seed: int = 0,
 ) -> PermutationTest:
     """Compare the score of the real labels with scores of permuted ones under the same, simpler procedure.
@@ -82,7 +81,7 @@ def permute_scored_ridges(
     splits: Sequence[Split],
     *,
     covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
     seed: int = 0,
 ) -> list[PermutationTest]:
     """Test the ridge regression that `cross_validate` scores, on the first repetition of its own splits, penalty chosen
@@ -103,7 +102,7 @@ def _permute_together(
     tables: Sequence[Floats],
     splits: Sequence[Split],
     covariates: Floats | None,
-    groups: NDArray[Any] | None,
+    groups: Labels | None,
     seed: int,
 ) -> list[PermutationTest]:
     """Test tables whose columns are solved at once."""
@@ -152,7 +151,7 @@ def judge(score: Score, p_value: float) -> str:
     return "inconclusive" if is_above or is_significant else "not detected"
 
 
-def permute_target(target: Target, *, n_permutations: int, seed: int, **units: NDArray[Any] | None) -> Floats:
+def permute_target(target: Target, *, n_permutations: int, seed: int, **units: Labels | None) -> Floats:
     """Permute the known values of a target as `permute_values` does: (n, 1 + n_permutations), NaN where missing."""
     rows = np.flatnonzero(~np.isnan(target.values))
     own = {name: None if labels is None else labels[rows] for name, labels in units.items()}
@@ -162,12 +161,7 @@ def permute_target(target: Target, *, n_permutations: int, seed: int, **units: N
 
 
 def permute_values(
-    values: Floats,
-    *,
-    n_permutations: int,
-    blocks: NDArray[Any] | None = None,
-    units: NDArray[Any] | None = None,
-    seed: int = 0,
+    values: Floats, *, n_permutations: int, blocks: Labels | None = None, units: Labels | None = None, seed: int = 0
 ) -> Floats:
     """Permute values (n,) where they can be exchanged: (n, 1 + n_permutations), the real values first.
 
@@ -194,7 +188,7 @@ def permute_values(
     return columns
 
 
-def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | None) -> list[Indices]:
+def _find_exchangeable(values: Floats, blocks: Indices, units: Labels | None) -> list[Indices]:
     """Find sets of units that can be exchanged, each a table of rows (units, rows of a unit)."""
     labels = np.arange(len(values)) if units is None else np.unique(units, return_inverse=True)[1].ravel()
     order = np.lexsort((blocks, labels))
@@ -212,7 +206,7 @@ def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | No
 
 
 def _predict(
-    features: Features, rows: Indices, codes: Floats, covariates: Floats | None, groups: NDArray[Any] | None, seed: int
+    features: Features, rows: Indices, codes: Floats, covariates: Floats | None, groups: Labels | None, seed: int
 ) -> tuple[Floats, Indices]:
     splitter: Any = KFold(n_splits=5, shuffle=True, random_state=seed)
     if groups is not None:

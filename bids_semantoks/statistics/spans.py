@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bids_semantoks.records import Bools, Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices, Reals
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -63,7 +63,7 @@ class Scaling:
     coefficients: Floats  # (1 + c, d) of a constant and the covariates in these units
     scale: Floats  # (d,) of what is left; infinite where it is constant
 
-    def apply(self, values: NDArray[np.floating[Any]], covariates: Floats | None = None) -> Floats:
+    def apply(self, values: Reals, covariates: Floats | None = None) -> Floats:
         """Remove covariates (n, c) from features (n, d), centre and scale."""
         scaled = np.array(values, dtype=np.float64)
         design = _build_design(covariates, self.mean, self.deviation, len(scaled))
@@ -78,7 +78,7 @@ class TableFeatures:
     """Table of features, each scaled by its standard deviation in the training rows."""
 
     name: str
-    values: NDArray[np.floating[Any]]  # (n, d) finite; d may be 0, the model without knowledge
+    values: Reals  # (n, d) finite; d may be 0, the model without knowledge
 
     def __post_init__(self) -> None:
         _check_finite(self.name, self.values)
@@ -166,9 +166,7 @@ class WideFeatures:
         """Copy training and test rows."""
         return self.values[train], self.values[test]
 
-    def rotate(
-        self, train: NDArray[np.floating[Any]], test: NDArray[np.floating[Any]], designs: tuple[Floats, Floats]
-    ) -> Span:
+    def rotate(self, train: Reals, test: Reals, designs: tuple[Floats, Floats]) -> Span:
         """Centre and remove regressors from rows, and rotate."""
         kernel, cross = np.zeros((len(train), len(train))), np.zeros((len(test), len(train)))
         for start in range(0, train.shape[1], 4096):
@@ -184,13 +182,13 @@ def _cut(values: Floats) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(values), step))
 
 
-def _check_finite(name: str, values: NDArray[Any]) -> None:
+def _check_finite(name: str, values: Reals) -> None:
     if values.ndim != 2 or not np.isfinite(values).all():
         rows = np.unique(np.argwhere(~np.isfinite(values))[:, 0])[:3] if values.ndim == 2 else values.shape
         raise ValueError(f"{name}: features must be finite; found NaN or infinite values in rows {rows}")
 
 
-def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Floats:
+def compute_gram(values: Reals, *, block: int = 4096) -> Floats:
     """Compute the inner products (n, n) of rows (n, d) in float64, `block` columns at a time."""
     gram = np.zeros((len(values), len(values)))
     for start in range(0, values.shape[1], block):
@@ -308,7 +306,7 @@ class TangentFeatures:
         return vectors[: len(train)], vectors[len(train) :]
 
 
-def _unpack(packed: NDArray[Any]) -> Floats:
+def _unpack(packed: Reals) -> Floats:
     """Unpack lower triangles (..., e) into symmetric matrices (..., P, P)."""
     n_parcels = int(np.sqrt(2 * packed.shape[-1]))
     full = np.take(packed, _find_places(n_parcels), axis=-1).astype(np.float64)

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Floats, Indices, Labels
 
 ROLES = ("train", "validation", "test")
 _MOST_FOLDS = 5
@@ -54,7 +53,7 @@ def compute_strata(values: Floats, *, is_class: bool, n_folds: int = 5) -> Indic
 
 
 def build_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, n_folds: int = 5, seed: int = 0
+    strata: Indices, *, groups: Labels | None = None, n_repeats: int = 10, n_folds: int = 5, seed: int = 0
 ) -> tuple[Split, ...]:
     """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out. Rows
     of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError if a stratum has
@@ -76,7 +75,7 @@ def build_splits(
     return tuple(splits)
 
 
-def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Split, ...]:
+def build_left_out_splits(strata: Indices, left_out: Labels) -> tuple[Split, ...]:
     """Leave each group (site) out once, folds in sorted order; rows at -1 are left out. InputError for one group."""
     rows = np.flatnonzero(strata >= 0)
     names = np.unique(left_out[rows])
@@ -92,7 +91,7 @@ def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Spli
 
 
 def build_published_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, seed: int = 0
+    strata: Indices, *, groups: Labels | None = None, n_repeats: int = 10, seed: int = 0
 ) -> tuple[Split, ...]:
     """Divide the rows .6/.2/.2 into train, validation and test as the published evaluation does, one fold a repetition.
     Groups and errors are those of `build_random_splits`."""
@@ -106,12 +105,7 @@ def build_published_splits(
 
 
 def build_random_splits(
-    strata: Indices,
-    draw: Callable[[Indices, int], list[Indices]],
-    *,
-    groups: NDArray[Any] | None,
-    n_repeats: int,
-    seed: int,
+    strata: Indices, draw: Callable[[Indices, int], list[Indices]], *, groups: Labels | None, n_repeats: int, seed: int
 ) -> tuple[Split, ...]:
     """Draw training, test and perhaps validation rows anew in each repetition, r with `seed` + r; rows at -1 are left
     out. `draw` divides units with strata (u,): groups stay together, drawn by the stratum of their first row. Raises
@@ -128,7 +122,7 @@ def build_random_splits(
 
 
 def build_inner_folds(
-    rows: Indices, *, strata: Indices | None, groups: NDArray[Any] | None, n_folds: int, seed: int
+    rows: Indices, *, strata: Indices | None, groups: Labels | None, n_folds: int, seed: int
 ) -> Indices:
     """Number the folds (n_train,) inside a training part, in which penalties are chosen: by group or else stratified.
     `strata` and `groups` are (n,) of all rows; fewer folds where there are fewer groups or rows."""
@@ -158,7 +152,7 @@ def _build_split(repetition: int, fold: int, rows: Indices, *parts: Indices) -> 
     return Split(repetition=repetition, fold=fold, **named)
 
 
-def _check_sizes(strata: Indices, groups: NDArray[Any] | None, n_folds: int) -> None:
+def _check_sizes(strata: Indices, groups: Labels | None, n_folds: int) -> None:
     counts = np.bincount(strata) if len(strata) else np.zeros(1, dtype=np.int64)
     smallest = int(counts[counts > 0].min()) if counts.any() else 0
     if smallest < n_folds:
@@ -187,7 +181,7 @@ def list_used(splits: Sequence[Split]) -> Indices:
     return np.unique(np.concatenate([getattr(one, role) for one in splits for role in ROLES]))
 
 
-def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
+def check_groups(splits: Iterable[Split], groups: Labels) -> None:
     """Refuse splits in which a group has two roles: InputError names the first group, repetition and fold."""
     for split in splits:
         # Validation rows choose a rate or also train, so groups must not span them and tested rows either.
@@ -242,7 +236,7 @@ def read_split_table(
     participants: Sequence[str],
     *,
     strata: Indices | None = None,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
 ) -> tuple[Split, ...]:
     """Convert a table of splits back to positions, renumbered from 0, and check it. Where a fold lists only test rows,
     everyone else trains; rows with stratum -1 (phenotype missing) are dropped, and so are participants who are not
@@ -297,7 +291,7 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
 
 
 def build_within_splits(
-    labels: Indices, participants: NDArray[Any], runs: NDArray[Any], onsets: Floats
+    labels: Indices, participants: Labels, runs: Labels, onsets: Floats
 ) -> tuple[tuple[Split, ...], dict[str, str]]:
     """Split the blocks of each participant into folds, with nobody else's blocks to train on.
 
@@ -322,7 +316,7 @@ def build_within_splits(
     return tuple(splits), kinds
 
 
-def _divide(rows: Indices, labels: Indices, runs: NDArray[Any], onsets: Floats) -> tuple[str, list[Indices]]:
+def _divide(rows: Indices, labels: Indices, runs: Labels, onsets: Floats) -> tuple[str, list[Indices]]:
     names = np.unique(runs[rows])
     if len(names) > 1:
         folds = [rows[runs[rows] == name] for name in names]
