@@ -86,9 +86,8 @@ def convert_covariates(
 
 def name_groups(labels: Sequence[str | None], rows: Rows) -> Labels:
     """Name the group (n,) of each row; a participant without one forms a separate group."""
-    return np.array(
-        [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
-    )
+    named = zip(labels, rows.participants, strict=True)
+    return np.array([f"sub-{participant}" if label is None else label for label, participant in named])
 
 
 def check_together(groups: Labels, rows: Rows, name: str, usable: Bools) -> None:

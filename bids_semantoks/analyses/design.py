@@ -38,7 +38,6 @@ from bids_semantoks.statistics.splits import (
     build_left_out_splits,
     build_published_splits,
     build_splits,
-    check_groups,
     list_used,
     read_split_table,
 )
@@ -47,9 +46,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)
 
 #: Names of site columns.
-SITE_NAMES: Final = tuple(
-    form(name) for name in ("site", "site_id", "scanner", "scanner_id", "center") for form in _FORMS
-)
+_SITES: Final = ("site", "site_id", "scanner", "scanner_id", "center")
+SITE_NAMES: Final = tuple(form(name) for name in _SITES for form in _FORMS)
 
 _SPLITTERS: Final[dict[str, Callable[..., tuple[Split, ...]]]] = {
     "nested": build_splits,
@@ -374,8 +372,6 @@ def _build_phenotype_splits(plan: ProbePlan, target: Target, rows: Rows, groups:
     except InputError as error:
         # Splits see only numbers; with several phenotypes the user needs the name.
         raise InputError(f"{target.name} cannot be split: {error.message}", hint=error.hint) from error
-    if groups is not None:
-        check_groups(splits, groups)
     check_classes(target, splits)
     return splits
 

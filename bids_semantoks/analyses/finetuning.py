@@ -85,10 +85,8 @@ def finetune(
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
     """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
-    device = encoder.frozen.device
-    LOGGER.info(
-        "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device
-    )
+    device, n_folds = encoder.frozen.device, len(design.splits)
+    LOGGER.info("Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, n_folds, epochs, device)
     tuning = Finetuning(
         encoder.loaded.encoder,
         read_tuning_runs(design.rows, encoder),

@@ -19,7 +19,15 @@ from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
 from bids_semantoks.analyses.harmonising import harmonise_models
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines, build_rows, compute_measure
+from bids_semantoks.analyses.rows import (
+    MEASURES,
+    EmbeddingFeatures,
+    Models,
+    Rows,
+    build_baselines,
+    build_rows,
+    compute_measure,
+)
 from bids_semantoks.config import AppConfig, ProbingConfig, RunningConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import hash_values, is_missing
@@ -33,7 +41,6 @@ from bids_semantoks.outputs.store import StoredRun, find_encoders, find_stored_r
 from bids_semantoks.quality.cohort import CallFacts
 from bids_semantoks.quality.cohort import build_rows as build_quality_rows
 from bids_semantoks.statistics.series import weigh_windows
-from bids_semantoks.statistics.spans import Features
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -267,7 +274,7 @@ class _TableProber(Prober):
         super().__init__(plan, model)
         self._values = values
 
-    def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
+    def find_models(self, rows: Rows) -> Models:
         """Find the features of the embeddings and of baselines, as `Prober` does."""
         own = EmbeddingFeatures(name=self.model, values=self._values, label=self.model, rows=rows)
         baselines = build_baselines(

@@ -20,6 +20,7 @@ from bids_semantoks.analyses.predictors import Predict, build_predictors, find_r
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import (
     EmbeddingFeatures,
+    Models,
     Rows,
     build_baselines,
     build_readouts,
@@ -84,9 +85,9 @@ class Prober:
             self.predictors = build_predictors(plan.config, encoders[0], self.progress)
         self.predictors["nested"] = self.sharing.predict
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
-        self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
+        self._models: dict[tuple[tuple[str, str], ...], Models] = {}
 
-    def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
+    def find_models(self, rows: Rows) -> Models:
         """Find the features of all models except those that depend on the phenotype, building them only once."""
         if rows.keys not in self._models:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
@@ -104,12 +105,12 @@ class Prober:
 
     def _build_models(
         self, rows: Rows, encoders: Sequence[RunEncoder], others: Sequence[RunEncoder], baselines: Sequence[str]
-    ) -> tuple[dict[str, tuple[Features, ...]], tuple[str, ...]]:
+    ) -> tuple[Models, tuple[str, ...]]:
         """Build the models of one preparation, and list those that are further readouts."""
         twins = [name_twin(self.model, number) for number in range(len(encoders))]
         how: Any = {"work_dir": self.plan.config.running.work_dir, "keeps_tables": self.asked.harmonize is not None}
-        models: dict[str, tuple[Features, ...]] = {}
-        readouts: dict[str, tuple[Features, ...]] = {}
+        models: Models = {}
+        readouts: Models = {}
         for alike in (encoders, *([one] for one in others)):
             labels = [encoder.loaded.name for encoder in alike]
             models[labels[0]] = read_features(rows, labels[0], labels)
@@ -154,9 +155,9 @@ class Prober:
         known = count_pretrained(tested, *self.encoders, *self.others)
         return PhenotypeResult(phenotype=phenotype, design=design, models=results, n_pretrained=known)
 
-    def _build_own_models(self, design: Design) -> dict[str, tuple[Features, ...]]:
+    def _build_own_models(self, design: Design) -> Models:
         """Build the models that depend on the phenotype: covariates alone, site alone."""
-        models: dict[str, tuple[Features, ...]] = {}
+        models: Models = {}
         site, name = self.plan.site, design.target.name
         # A held-out site is unseen by every model, so site alone predicts nothing.
         is_known = bool(site) and site not in (name, self.asked.leave_out)
@@ -300,7 +301,7 @@ class NetworkMasker:
         """Networks of the encoder that the atlas has."""
         return tuple(self.encoders[0].frozen.networks)
 
-    def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
+    def build_features(self, rows: Rows, model: str) -> Models:
         """Build features by variant, one per encoder: each network alone, then all without each. Raises
         ConfigurationError if the encoder does not separate networks."""
         names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
@@ -323,10 +324,8 @@ class NetworkMasker:
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
         LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
         table = []
-        every = Progress("Masking networks").each(
-            "row", zip(rows.runs, rows.weights, strict=True), total=len(rows.runs)
-        )
-        for runs, weights in every:
+        every = zip(rows.runs, rows.weights, strict=True)
+        for runs, weights in Progress("Masking networks").each("row", every, total=len(rows.runs)):
             variants = [self._embed_run(run, encoder, hidden, rows.min_kept) for run in runs]  # (V, D) each
             table.append(np.average(variants, axis=0, weights=weights))
         seconds = time.monotonic() - start

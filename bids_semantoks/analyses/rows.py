@@ -28,6 +28,10 @@ LOGGER = logging.getLogger("bids_semantoks")
 _MIN_VOLUMES: Final = 3
 
 
+#: Features of models by name, the encoder first; several where scores are averaged over seeds.
+Models = dict[str, tuple[Features, ...]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
     """Participants, or sessions of participants, with their runs."""
@@ -209,11 +213,11 @@ def read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[Embeddi
     )
 
 
-def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> dict[str, tuple[Features, ...]]:
+def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> Models:
     """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds. The
     wide readout ``networks`` is accompanied by its random projection to the width of ``cls_avg``, which shows how much
     of a gain is due to width."""
-    models: dict[str, tuple[Features, ...]] = {}
+    models: Models = {}
     for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
         first, labels = alike[0], [one.loaded.name for one in alike]
         found = read_features(rows, first.loaded.name, labels)
@@ -239,10 +243,10 @@ def build_baselines(
     *,
     work_dir: Path | None = None,
     keeps_tables: bool = False,
-) -> dict[str, tuple[Features, ...]]:
+) -> Models:
     """Build the features of the baselines that do not depend on the phenotype, by name. ``random`` has several, by the
     labels of `twins` (random weights). With `keeps_tables` connectivity can be harmonised."""
-    models: dict[str, tuple[Features, ...]] = {}
+    models: Models = {}
     kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[Floats]()
 
     def read() -> Iterator[list[NDArray[np.float32]]]:

@@ -18,7 +18,7 @@ from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.analyses.encoders import build_untrained
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_mean
+from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_mean
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
@@ -28,7 +28,7 @@ from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
-from bids_semantoks.pretraining.plan import AtlasLabels, read_training_config
+from bids_semantoks.pretraining.plan import read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.predictions import Predictions
@@ -71,7 +71,7 @@ class ScalingPlan:
     jobs: tuple[ScalingJob, ...]  # by share, then seed
 
 
-def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> ScalingPlan:
+def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> ScalingPlan:
     """Check shares, data and recipe before any work. Raises ConfigurationError if a share has fewer than 16
     participants or two are equal, a batch does not fit, several processes train, or --encoder-name would have no
     effect; InputError if the other study has no signals; ModelError if an encoder of its atlas does not fit the atlas
@@ -131,7 +131,7 @@ def _name_encoder(
     return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"
 
 
-def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> SharedData:
+def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> SharedData:
     """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset. Raises
     ConfigurationError if several are named, or this one again, and InputError if the other study has no signals of the
     same atlas."""
@@ -197,7 +197,7 @@ def _collect(name: str, stored: Sequence[StoredRun], parcels: tuple[str, ...], n
 Pair = tuple[ScalingJob, Predictions, Predictions]
 
 
-def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -> Path:
+def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasNames) -> Path:
     """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``. Finished encoders are not
     trained again. Raises TrainingStopped if requested to stop early; the same call then resumes."""
     config, designs = plan.config, [design for _, design in plan.designs]
