@@ -23,7 +23,7 @@ from bids_semantoks.analyses.preparations import (
     open_preparations,
 )
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.results import People, PhenotypeResult, ProbeResults, find_lost
+from bids_semantoks.analyses.results import People, PhenotypeResult, ProbeResults, adjust_comparisons, find_lost
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
 from bids_semantoks.analyses.saving import save_predictors
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
@@ -34,7 +34,6 @@ from bids_semantoks.outputs.group_tables import ProbeTables
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_page import draw_group_page, draw_stored_page
 from bids_semantoks.reports.reporting import write_stored_methods
-from bids_semantoks.statistics.significance import adjust_holm
 from bids_semantoks.statistics.spans import use_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -203,18 +202,3 @@ def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tupl
     warnings = [warning for result in results for warning in result.predictions.warnings]
     few = f"{n_people} participants are few: intervals are wide, and single participants can affect scores."
     return (few, *warnings) if n_people < _FEW else tuple(warnings)
-
-
-def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust the p values of all comparisons of a call (Holm): phenotypes, baselines and masks."""
-    adjusted = [dict(one.models) for one in results]
-    compared = [
-        (models, name, result.comparison.p_value)
-        for models in adjusted
-        for name, result in models.items()
-        if result.comparison is not None
-    ]
-    p_values = adjust_holm([p_value for _, _, p_value in compared])
-    for (models, name, _), p_value in zip(compared, p_values.tolist(), strict=True):
-        models[name] = dataclasses.replace(models[name], p_holm=p_value)
-    return [dataclasses.replace(one, models=models) for one, models in zip(results, adjusted, strict=True)]

@@ -21,7 +21,7 @@ from bids_semantoks.records import Floats
 from bids_semantoks.statistics.metrics import Score, name_main_metric
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
-from bids_semantoks.statistics.significance import Comparison, PermutationTest, judge
+from bids_semantoks.statistics.significance import Comparison, PermutationTest, adjust_holm, judge
 
 _MOST_LEVELS: Final = 6  # columns with more levels are counted, not listed
 _OWN: Final = ("mean_fd", "kept_seconds")  # columns of the table that are there for every phenotype
@@ -168,6 +168,21 @@ class PhenotypeResult:
     design: Design
     models: dict[str, ModelResult]  # by name, the encoder first
     n_pretrained: int | None  # tested participants the encoder was pretrained on; None if unknown
+
+
+def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
+    """Adjust the p values of all comparisons of a call (Holm): phenotypes, baselines and masks."""
+    adjusted = [dict(one.models) for one in results]
+    compared = [
+        (models, name, result.comparison.p_value)
+        for models in adjusted
+        for name, result in models.items()
+        if result.comparison is not None
+    ]
+    p_values = adjust_holm([p_value for _, _, p_value in compared])
+    for (models, name, _), p_value in zip(compared, p_values.tolist(), strict=True):
+        models[name] = dataclasses.replace(models[name], p_holm=p_value)
+    return [dataclasses.replace(one, models=models) for one, models in zip(results, adjusted, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
