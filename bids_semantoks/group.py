@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_semantoks.analyses.choose import choose_stored
-from bids_semantoks.analyses.encoders import embed_others, load_others
+from bids_semantoks.analyses.choose import choose_stored, embed_others, load_others
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
 from bids_semantoks.config.options import check

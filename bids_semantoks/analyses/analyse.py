@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.audit import audit, plan_audit
+from bids_semantoks.analyses.choose import build_twin, embed_others, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
-from bids_semantoks.analyses.encoders import build_twin, embed_others, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, list_widths
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.harmonising import measure_confounders

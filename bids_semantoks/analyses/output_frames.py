@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from bids_semantoks.analyses.choose import name_twin
 from bids_semantoks.analyses.columns import check_columns
 from bids_semantoks.analyses.design import SITE_NAMES, ProbePlan, build_design
-from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
 from bids_semantoks.analyses.harmonising import harmonise_models
 from bids_semantoks.analyses.probe import Prober

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
-from bids_semantoks.analyses.choose import choose_stored
-from bids_semantoks.analyses.encoders import load_others, load_replicates
+from bids_semantoks.analyses.choose import choose_stored, load_others, load_replicates
 from bids_semantoks.analyses.rows import Rows, build_rows
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.options import check

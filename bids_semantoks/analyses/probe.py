@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from bids_semantoks.analyses.choose import name_twin
 from bids_semantoks.analyses.design import Design, ProbePlan
-from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.estimate import SharedFolds
 from bids_semantoks.analyses.harmonising import describe_harmonised, harmonise_models
 from bids_semantoks.analyses.predictors import Predict, build_predictors, find_removed, predict_together

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from bids_semantoks.analyses.choose import build_untrained
 from bids_semantoks.analyses.design import Design, ProbePlan
-from bids_semantoks.analyses.encoders import build_untrained
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_mean

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.encoders import build_twin
+from bids_semantoks.analyses.choose import build_twin
 from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError, RunFailed
