@@ -23,10 +23,9 @@ from bids_semantoks.analyses.rows import (
     Models,
     Rows,
     build_baselines,
-    build_readouts,
-    build_site_features,
     count_pretrained,
     read_features,
+    read_readouts,
 )
 from bids_semantoks.disk import read_array
 from bids_semantoks.embedding import RunEncoder, embed_mean
@@ -112,9 +111,9 @@ class Prober:
         models: Models = {}
         readouts: Models = {}
         for alike in (encoders, *([one] for one in others)):
-            labels = [encoder.loaded.name for encoder in alike]
-            models[labels[0]] = read_features(rows, labels[0], labels)
-            readouts |= build_readouts(rows, alike, seed=self.seed)
+            (name, own), *further = read_readouts(rows, alike, seed=self.seed).items()
+            models[name] = own
+            readouts |= dict(further)
         return models | readouts | build_baselines(rows, twins, baselines, **how), tuple(readouts)
 
     def find_features(self, rows: Rows) -> tuple[Features, ...]:
@@ -164,7 +163,11 @@ class Prober:
         if is_known and "site" in self.baselines:
             column = self.plan.columns[site]
             if design.rows.has_sessions or not column.has_sessions:
-                models["site"] = (build_site_features(column.find(design.rows.keys)),)
+                # One indicator per site; rows without a site form one more.
+                labels = [label or "" for label in column.find(design.rows.keys)]
+                sites = sorted(set(labels))
+                values = np.array([[float(label == one) for one in sites] for label in labels])
+                models["site"] = (TableFeatures(name="site", values=values),)
         if "covariates" in self.baselines and design.covariates is not None:
             models["covariates"] = (TableFeatures(name="covariates", values=design.covariates),)
         return models

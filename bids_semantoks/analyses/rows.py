@@ -151,28 +151,18 @@ def _pack(runs: Mapping[str, StoredRun]) -> Iterator[PackedRun]:
         )
 
 
-def _find_kept_share(run: StoredRun) -> float:
-    return float(run.sidecar["VolumesKept"] / max(run.sidecar["VolumesTotal"], 1))
-
-
-def _find_scrubbed_share(run: StoredRun) -> float:
-    return float(run.sidecar["VolumesDropped"]["Scrubbed"]["Count"] / max(run.sidecar["VolumesTotal"], 1))
-
-
-def _find_temporal_snr(run: StoredRun) -> float | None:
-    value: float | None = run.sidecar.get("TemporalSNR", {}).get("Median")
-    return value
-
-
 #: Measures of quality that every run has without a table, by the name to ask for: how to find that of a run, None where
 #: it is unknown, and how runs of a row are joined.
 MEASURES: Final[dict[str, tuple[Callable[[StoredRun], float | None], str]]] = {
     "mean_fd": (lambda run: run.sidecar["MeanFramewiseDisplacement"], "mean"),
     "max_fd": (lambda run: run.sidecar.get("MaximumFramewiseDisplacement"), "max"),
     "kept_seconds": (lambda run: run.kept_seconds, "sum"),
-    "kept_share": (_find_kept_share, "mean"),
-    "scrubbed_share": (_find_scrubbed_share, "mean"),
-    "temporal_snr": (_find_temporal_snr, "mean"),
+    "kept_share": (lambda run: run.sidecar["VolumesKept"] / max(run.sidecar["VolumesTotal"], 1), "mean"),
+    "scrubbed_share": (
+        lambda run: run.sidecar["VolumesDropped"]["Scrubbed"]["Count"] / max(run.sidecar["VolumesTotal"], 1),
+        "mean",
+    ),
+    "temporal_snr": (lambda run: run.sidecar.get("TemporalSNR", {}).get("Median"), "mean"),
 }
 
 
@@ -213,27 +203,21 @@ def read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[Embeddi
     )
 
 
-def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> Models:
-    """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds. The
+def read_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> Models:
+    """Read the features of all readouts of encoders that differ in their seeds, by label, the encoder's own first. The
     wide readout ``networks`` is accompanied by its random projection to the width of ``cls_avg``, which shows how much
     of a gain is due to width."""
     models: Models = {}
     for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
-        first, labels = alike[0], [one.loaded.name for one in alike]
-        found = read_features(rows, first.loaded.name, labels)
-        if first is not encoders[0]:
-            models[first.loaded.name] = found
+        first, name = alike[0], alike[0].loaded.name
+        models[name] = read_features(rows, name, [one.loaded.name for one in alike])
         width = 2 * first.loaded.config.width
         if first.frozen.pooling == "networks" and first.frozen.n_dims > width:
-            name = f"{first.loaded.name}Projected"
-            models[name] = tuple(_project(one, name, width, seed) for one in found)
+            drawn = np.random.default_rng(seed).normal(size=(first.frozen.n_dims, width)) / np.sqrt(width)
+            tables = [one.values @ drawn for one in models[name]]
+            name = f"{name}Projected"
+            models[name] = tuple(TableFeatures(name=name, values=table) for table in tables)
     return models
-
-
-def _project(features: TableFeatures, name: str, width: int, seed: int) -> TableFeatures:
-    """Project features (n, d) to fewer dimensions (n, width) by a matrix of random normal numbers."""
-    drawn = np.random.default_rng(seed).normal(size=(features.values.shape[1], width)) / np.sqrt(width)
-    return TableFeatures(name=name, values=features.values @ drawn)
 
 
 def build_baselines(
@@ -277,36 +261,19 @@ def build_baselines(
     return models
 
 
-def build_site_features(labels: Sequence[str | None]) -> TableFeatures:
-    """Build the site baseline, one indicator per site; rows without a site form one more."""
-    names = sorted({label or "" for label in labels})
-    values = np.array([[float((label or "") == name) for name in names] for label in labels])
-    return TableFeatures(name="site", values=values)
-
-
 def count_pretrained(participants: set[str], *encoders: RunEncoder) -> int | None:
     """Count participants (labels without ``sub-``) that any encoder was pretrained on, by the hashes in its weights.
     None where the weights of one encoder hold no hashes."""
     found: set[str] = set()
-    for encoder in encoders:
-        own = _find_pretrained(participants, encoder)
-        if own is None:
+    for encoder in [one for one in encoders if not one.loaded.is_random]:
+        known = encoder.loaded.details.get("participants")
+        if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
             return None
-        found |= own
+        hashes = set(known["sha256"])
+        # A file of signals may label participants with ``sub-``, as folders do.
+        starts = [f"{known['salt']}{start}" for start in ("", "sub-")]
+        found |= {label for label in participants if any(hash_text(start + label) in hashes for start in starts)}
     return len(found)
-
-
-def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | None:
-    if encoder.loaded.is_random:
-        return set()
-    known = encoder.loaded.details.get("participants")
-    if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
-        return None
-    hashes, salt = set(known["sha256"]), known["salt"]
-    # A file of signals may label participants with ``sub-``, as folders do.
-    return {
-        label for label in participants if any(hash_text(f"{salt}{start}{label}") in hashes for start in ("", "sub-"))
-    }
 
 
 def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:
