@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -15,7 +16,6 @@ import numpy as np
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ResourceError
-from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.runtime.logs import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
 from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
@@ -218,7 +218,7 @@ def estimate(
         size = min(_N_TANGENT, n_parcels)
         largest = max(largest, 8 * n * size * size * 3 // 2 + _count_fold_bytes(designs[0], None))
     largest += copied
-    spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in models)
+    spans = max(8 * math.prod(_count_sides(design, width)) * 6 for design in designs for width in models)
     kept += min(spans, _SPAN_BYTES)
     kept = max(kept, making - largest)
     seconds = _estimate_seconds(plan, models, shares_all) if with_seconds else 0.0
@@ -238,18 +238,15 @@ def _list_models(names: Sequence[str], n_parcels: int, widths: Sequence[int], *,
     return found
 
 
-def _count_train(design: Design) -> int:
-    return max(len(split.train) + len(split.validation) for split in design.splits)
-
-
-def _count_axes(design: Design, width: int | None) -> int:
-    n_train = _count_train(design)
-    return n_train if width is None else min(width, n_train)
+def _count_sides(design: Design, width: int | None) -> tuple[int, int]:
+    """Count the training rows of the largest fold, and the axes of their span."""
+    t = max(len(split.train) + len(split.validation) for split in design.splits)
+    return t, t if width is None else min(width, t)
 
 
 def _count_fold_bytes(design: Design, width: int | None) -> int:
     """Count the bytes of a fold: its rows, decomposed, and the problems that are solved together."""
-    t, r = _count_train(design), _count_axes(design, width)
+    t, r = _count_sides(design, width)
     wide = 7 * t * t if r == t else 0
     narrow = 3 * t * (width or 0)
     classes = len(design.target.class_names) if design.target.is_class else 0
@@ -291,31 +288,28 @@ def _estimate_seconds(plan: ProbePlan, models: Sequence[int | None], shares_all:
 def _estimate_reading(design: Design, names: Sequence[str], models: Sequence[int | None], product: float) -> float:
     """Estimate the seconds of reading tables and of computing connectivity."""
     runs = [run for own in design.rows.runs for run in own]
-    n, n_cells = len(design.rows.keys), sum(run.sidecar["VolumesTotal"] * _count_parcels(run) for run in runs)
+    parcels = [int(run.sidecar["Atlas"]["Parcels"]) for run in runs]
+    n_cells = sum(run.sidecar["VolumesTotal"] * own for run, own in zip(runs, parcels, strict=True))
     wide = [name for name in CONNECTIVITY if name in names]
     total = _CELL_SECONDS * n_cells * bool(wide or "parcel_moments" in names)
     n_readouts = sum(width is not None and width > 3 for width in models) - ("parcel_moments" in names)
     total += n_readouts * len(runs) * _EMBEDDING_SECONDS
     n_estimators = len({"pearson" if name == "pearson" else "ledoit_wolf" for name in wide})
-    n_parcels = _count_parcels(runs[0]) if runs else 0
+    n, n_parcels = len(design.rows.keys), parcels[0] if parcels else 0
     total += n_estimators * _ENTRY_SECONDS * len(runs) * n_parcels**2
     n_kernels = sum(name != "tangent" for name in wide)
     return float(total + n_kernels * n * n_parcels**2 / 2 * (n * product + _CORRELATION_SECONDS))
 
 
-def _count_parcels(run: StoredRun) -> int:
-    return int(run.sidecar["Atlas"]["Parcels"])
-
-
 def _estimate_span(design: Design, width: int | None, product: float, eigen: float) -> float:
     """Estimate the seconds of decomposing the training rows of a fold."""
-    t, r = _count_train(design), _count_axes(design, width)
+    t, r = _count_sides(design, width)
     return eigen * r**3 + (product * 2 * t * t * r if r == t else t * r * (3 * r * product + _PASS_SECONDS))
 
 
 def _estimate_solving(design: Design, width: int | None, n_classes: int, n_permutations: int, product: float) -> float:
     """Estimate the seconds of choosing penalties in inner folds and of fits, in all folds and in a permutation test."""
-    t, r, n_folds = _count_train(design), _count_axes(design, width), len(design.splits)
+    (t, r), n_folds = _count_sides(design, width), len(design.splits)
     if n_classes:
         columns = N_INNER_FOLDS * len(PENALTIES) * (n_classes if n_classes > 2 else 1)
         return n_folds * columns * _N_STEPS * (4 * t * r * product + (t + r) * _STEP_SECONDS)
@@ -329,7 +323,7 @@ def _estimate_solving(design: Design, width: int | None, n_classes: int, n_permu
 
 def _estimate_scoring(design: Design, n_classes: int, n_permutations: int, width: int | None, product: float) -> float:
     """Estimate the seconds of predicting permutations and of drawing and scoring bootstrap samples."""
-    n, t, r = len(design.rows.keys), _count_train(design), _count_axes(design, width)
+    n, (t, r) = len(design.rows.keys), _count_sides(design, width)
     n_columns = n_permutations * (n_classes if n_classes > 2 else 1)
     permuting = N_INNER_FOLDS * n_columns * len(PENALTIES) * 4 * t * r * product
     n_repeats = max(split.repetition for split in design.splits) + 1
