@@ -193,7 +193,11 @@ def probe_frame(frame: pd.DataFrame, asked: ProbingConfig, *, seed: int, min_kep
     plan = _plan(frame, rows, asked, seed)
     phenotype = build_phenotype(plan.columns[asked.probe[0]], rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
     design = build_design(plan, rows, phenotype)
-    prober = _TableProber(plan, str(origin.get("model", "embedding")), frame[dims].to_numpy(dtype=np.float64))
+    model, values = str(origin.get("model", "embedding")), frame[dims].to_numpy(dtype=np.float64)
+    prober = Prober(plan, model)
+    models: Models = {model: (EmbeddingFeatures(name=model, values=values, label=model, rows=rows),)}
+    models |= build_baselines(rows, [name_twin(model)], prober.baselines, keeps_tables=asked.harmonize is not None)
+    prober.models[rows.keys] = harmonise_models(plan, rows, models)
     (result,) = adjust_comparisons([prober.probe(phenotype, design)])
     scores = [row for one in result.models.values() for row in build_score_rows(phenotype.name, one, rows, None)]
     return build_group_table("group_probe", scores)
@@ -214,8 +218,9 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
     stored = {}
     if origin:
         # The runs that the table averages.
-        found = list(find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"]))
-        chosen = [run for run in found if run.paths.stem in set(origin["runs"])]
+        stems = set(origin["runs"])
+        found = find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"])
+        chosen = [run for run in found if run.paths.stem in stems]
         own = build_rows(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept, least=0)
         stored = dict(zip(own.keys, own.runs, strict=True))
     rows = Rows(keys=sorted_keys, runs=tuple(stored.get(key, ()) for key in sorted_keys), min_kept=min_kept)
@@ -265,19 +270,3 @@ def _spell(name: str, cell: Any) -> str | None:
     if isinstance(cell, float | np.floating):
         return f"{cell:.9g}" if name in MEASURES or float(cell).is_integer() else repr(float(cell))
     return str(cell)
-
-
-class _TableProber(Prober):
-    """Prober of embeddings (n, dims) in memory, by the default protocol."""
-
-    def __init__(self, plan: ProbePlan, model: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        super().__init__(plan, model)
-        self._values = values
-
-    def find_models(self, rows: Rows) -> Models:
-        """Find the features of the embeddings and of baselines, as `Prober` does."""
-        own = EmbeddingFeatures(name=self.model, values=self._values, label=self.model, rows=rows)
-        baselines = build_baselines(
-            rows, [name_twin(self.model)], self.baselines, keeps_tables=self.asked.harmonize is not None
-        )
-        return harmonise_models(self.plan, rows, {self.model: (own,)} | baselines)

@@ -84,22 +84,22 @@ class Prober:
             self.predictors = build_predictors(plan.config, encoders[0], self.progress)
         self.predictors["nested"] = self.sharing.predict
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
-        self._models: dict[tuple[tuple[str, str], ...], Models] = {}
+        self.models: dict[tuple[tuple[str, str], ...], Models] = {}  # by the keys of their rows
 
     def find_models(self, rows: Rows) -> Models:
         """Find the features of all models except those that depend on the phenotype, building them only once."""
-        if rows.keys not in self._models:
+        if rows.keys not in self.models:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
             models, self.readouts = self._build_models(rows, self.encoders, self.others, self.baselines)
             for one in self.plan.preparations:
                 baselines = [name for name in self.baselines if name in OF_SIGNALS]
                 models |= one.label(self._build_models(one.find_rows(rows), one.encoders, one.others, baselines)[0])
-            self._models[rows.keys] = harmonise_models(self.plan, rows, models)
-        return self._models[rows.keys]
+            self.models[rows.keys] = harmonise_models(self.plan, rows, models)
+        return self.models[rows.keys]
 
     def _is_kept(self, features: Features) -> bool:
         """Return whether features stay for all phenotypes."""
-        kept = (parts for models in self._models.values() for parts in models.values())
+        kept = (parts for models in self.models.values() for parts in models.values())
         return any(features is one for parts in kept for one in parts)
 
     def _build_models(
@@ -118,8 +118,8 @@ class Prober:
 
     def find_features(self, rows: Rows) -> tuple[Features, ...]:
         """Find the features of the encoder alone, which takes no signals to be read."""
-        if rows.keys in self._models:
-            return self._models[rows.keys][self.model]
+        if rows.keys in self.models:
+            return self.models[rows.keys][self.model]
         own = read_features(rows, self.model, [encoder.loaded.name for encoder in self.encoders])
         return harmonise_models(self.plan, rows, {self.model: own})[self.model]
 
