@@ -21,7 +21,6 @@ from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.models.encoder import Encoder
 from bids_semantoks.models.frozen import PRECISIONS
-from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Bools, Floats, Indices, Labels
 from bids_semantoks.signals.windows import compute_kept_share, select_signals, window_starts
@@ -329,25 +328,24 @@ def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
 def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
     """Read the signals of all rows at the encoder's repetition time, parcels in its order, with what runs and windows
     weigh in `rows`."""
-    order = encoder.frozen.match.order
+    order, config = encoder.frozen.match.order, encoder.loaded.config
     signals: list[NDArray[np.float32]] = []
     present, row_of, window_weights = [], [], []
     for row, runs in enumerate(rows.runs):
         for run in runs:
             table = run.read_signals()
-            values, is_present = standardise(
-                table,
-                repetition_time=run.repetition_time,
-                n_dummy=run.n_dummy,
-                target=encoder.loaded.config.repetition_time,
-            )
+            times = {"repetition_time": run.repetition_time, "target": config.repetition_time}
+            values, is_present = standardise(table, n_dummy=run.n_dummy, **times)
             has_signal = (order >= 0) & is_present[order]
             signals.append(np.where(has_signal, values[:, order], np.float32(0)))
             present.append(has_signal)
             row_of.append(row)
             if rows.min_kept is not None:
-                kept = _compute_kept(run, table, len(values), encoder)
-                window_weights.append(weigh_windows(kept, rows.min_kept))
+                starts = window_starts(len(values), config.window, encoder.config.n_windows)
+                onsets, kept = starts.astype(np.float64) * config.repetition_time, select_signals(table, run.n_dummy)[2]
+                duration = config.window * config.repetition_time
+                shares = compute_kept_share(kept, run.repetition_time, onsets, duration)
+                window_weights.append(weigh_windows(shares, rows.min_kept))
     is_weighted = rows.min_kept is not None
     return TuningRuns(
         signals=tuple(signals),
@@ -356,12 +354,3 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
         run_weights=np.concatenate(rows.weights) if is_weighted else None,
         window_weights=tuple(window_weights) if is_weighted else None,
     )
-
-
-def _compute_kept(run: StoredRun, table: NDArray[np.float32], n_volumes: int, encoder: RunEncoder) -> Floats:
-    """Compute the share of each equally spaced window (B,) that is kept, of a run with `n_volumes` after resampling."""
-    config = encoder.loaded.config
-    starts = window_starts(n_volumes, config.window, encoder.config.n_windows)
-    kept = select_signals(table, run.n_dummy)[2]
-    onsets = starts.astype(np.float64) * config.repetition_time
-    return compute_kept_share(kept, run.repetition_time, onsets, config.window * config.repetition_time)
