@@ -17,24 +17,13 @@ from bids_semantoks.statistics.splits import compute_strata
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Target:
-    """A phenotype as numbers; ValueError if values, classes and bins do not fit together."""
+    """A phenotype as numbers."""
 
     name: str
     values: Floats  # (n,) index into `classes`, or value; NaN where missing
     classes: tuple[str, ...] = ()  # two or more names; empty for a continuous phenotype
     # classes of equal size to cut a continuous phenotype into at quantiles of the training rows; 0 for none
     n_bins: int = 0
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 1 or np.isinf(self.values).any():
-            raise ValueError(f"{self.name}: values must be a vector without infinities, found {self.values.shape}")
-        if self.classes and self.n_bins:
-            raise ValueError(f"{self.name}: classes cannot be cut into {self.n_bins} bins")
-        if self.n_bins == 1 or self.n_bins < 0 or len(self.classes) == 1:
-            raise ValueError(f"{self.name}: needs at least two bins or classes, found {self.n_bins or self.classes}")
-        known = self.values[~np.isnan(self.values)]
-        if self.classes and not np.isin(known, np.arange(len(self.classes))).all():
-            raise ValueError(f"{self.name}: class indices must be between 0 and {len(self.classes) - 1}")
 
     @property
     def is_class(self) -> bool:

@@ -138,8 +138,6 @@ class KernelFeatures:
     kernel: Floats  # (n, n) inner products of all rows, from `compute_gram`
 
     def __post_init__(self) -> None:
-        if self.kernel.ndim != 2 or self.kernel.shape[0] != self.kernel.shape[1]:
-            raise ValueError(f"{self.name}: a kernel must be square, found {self.kernel.shape}")
         _check_finite(self.name, self.kernel)
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
