@@ -46,6 +46,8 @@ _PROTOCOLS: Final = {
     "brainmarks": "evaluation of Brainmarks",
 }
 
+_OF_SCORES: Final = ("model", "metric", "value", "ci_low", "ci_high", "bound", "chance", "n_rows")
+
 #: Columns that the table of points and its sidecar already have.
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
@@ -163,15 +165,9 @@ def build_score_rows(
             "phenotype": name,
             "kind": "classification" if predictions.classes else "regression",
             "protocol": result.protocol,
-            "model": score.model,
-            "metric": score.metric,
-            "value": score.value,
-            "ci_low": score.ci_low,
-            "ci_high": score.ci_high,
+            **{name: getattr(score, name) for name in _OF_SCORES},
             "p_value": own and own.p_value,
-            "chance": score.chance,
             "n_participants": n_participants,
-            "n_rows": score.n_rows,
             "role": result.role,
             "covariates": ", ".join(result.covariates),
             "harmonized": result.harmonised,
@@ -189,7 +185,6 @@ def build_score_rows(
             "p_statistic": own and own.name,
             "p_statistic_value": own and own.value,
             "p_smallest": own and own.smallest,
-            "bound": score.bound,
             "verdict": result.verdict if is_main else "",
         }
 

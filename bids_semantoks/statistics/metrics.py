@@ -169,12 +169,9 @@ def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
 
 def compute_seed_scores(predictions: Predictions, metric: str) -> Floats:
     """Score each encoder of `stack_seeds` on its own: (n_seeds,), mean over repetitions."""
-    n_repeats, n_rows = predictions.n_repeats, len(predictions.tested)
-    scores = []
-    for seed in range(predictions.n_seeds):
-        one = select_repetitions(predictions, slice(seed * n_repeats, (seed + 1) * n_repeats))
-        scores.append(float(build_scorer(one, metric)(np.ones((1, n_rows)))[0]))
-    return np.array(scores)
+    n, everyone = predictions.n_repeats, np.ones((1, len(predictions.tested)))
+    seeds = [select_repetitions(predictions, slice(i * n, (i + 1) * n)) for i in range(predictions.n_seeds)]
+    return np.array([float(build_scorer(one, metric)(everyone)[0]) for one in seeds])
 
 
 def select_repetitions(predictions: Predictions, part: slice) -> Predictions:

@@ -38,10 +38,8 @@ class Target:
     def compute_strata(self, *, n_folds: int = 5) -> Indices:
         """Compute strata (n,) for `build_splits`: classes, the requested bins, or bins with at least two rows per
         fold."""
-        known = ~np.isnan(self.values)
-        if self.n_bins:
-            return compute_strata(np.where(known, self.compute_labels(known), np.nan), is_class=True)
-        return compute_strata(self.values, is_class=bool(self.classes), n_folds=n_folds)
+        labels = self.compute_labels(~np.isnan(self.values))
+        return compute_strata(labels, is_class=self.is_class, n_folds=n_folds)
 
     def compute_labels(self, train: Bools | Indices) -> Floats:
         """Compute the class index or value (n,) of all rows, bins cut at quantiles of the training rows."""
