@@ -68,9 +68,8 @@ def cross_validate_published(
         for index, split in enumerate(group):
             rate = probe.select(heads, split, index)
             where, rows = (split.repetition, split.fold), (split.train, split.test)
-            train, test = (
-                probe.average_outputs(heads, part, index, rate) for part in (np.sort(split.train), split.test)
-            )
+            parts = np.sort(split.train), split.test
+            train, test = (probe.average_outputs(heads, part, index, rate) for part in parts)
             scores = probe.scale(test, split)
             logits = (_find_logits(train), _find_logits(test)) if probe.target.is_class else None
             table.add(where, rows, scores, rates[rate], logits=logits, weighs_classes_alike=False)
@@ -137,8 +136,7 @@ class PublishedProbe:
         `heads` must descend, so that the largest wins a tie; `index` is the split's position in `heads`."""
         found = self.find_windows(split.validation)
         targets, _ = self.compute_targets(split)
-        outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)
-        values = outputs.double().cpu().numpy()  # (B, L, C)
+        values = self._predict(heads, found, index)  # (B, L, C)
         if not self.target.is_class:
             return int(np.abs(values - targets[found][:, None]).mean(axis=(0, 2)).argmin())
         labels = targets[found].argmax(axis=1)
@@ -146,13 +144,17 @@ class PublishedProbe:
         recalls = [hit[labels == k].mean(axis=0) for k in np.unique(labels)]
         return int(np.mean(recalls, axis=0).argmax())
 
+    def _predict(self, heads: Heads, found: Indices, index: int) -> Floats:
+        windows = self.windows[torch.as_tensor(found, device=self.windows.device)]
+        return np.asarray(heads.predict(windows, index).double().cpu().numpy())
+
     def average_outputs(self, heads: Heads, part: Indices, index: int, rate: int) -> Floats:
         """Average the outputs of the head of a rate over the windows of each row of a part: (rows, C)."""
         found = self.find_windows(part)
-        outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)[:, rate]
+        outputs = self._predict(heads, found, index)[:, rate]
         rows = np.searchsorted(part, self.table.row_of[found])
         total = np.zeros((len(part), outputs.shape[1]))
-        np.add.at(total, rows, outputs.double().cpu().numpy())
+        np.add.at(total, rows, outputs)
         return np.asarray(total / np.bincount(rows, minlength=len(part))[:, None])
 
     def scale(self, outputs: Floats, split: Split) -> Floats:
@@ -203,11 +205,11 @@ class Heads:
         self.mean = torch.zeros(n_repeats, 1, n_features, **options)
         self.variance = torch.ones(n_repeats, 1, n_features, **options)
 
-    def compute_outputs(self, normed: Tensor) -> Tensor:
-        """Apply all heads to normalised windows: (R, B, D) -> (R, B, L, C) logits or values."""
-        weight, gamma, beta = self._split(self.parameters)
+    def compute_outputs(self, normed: Tensor, part: slice = slice(None)) -> Tensor:
+        """Apply the heads of some repetitions to normalised windows: (R, B, D) -> (R, B, L, C) logits or values."""
+        weight, gamma, beta = self._split(self.parameters[part])
         folded = weight * gamma  # (R, L, C, D)
-        shift = (weight @ beta.transpose(2, 3)).squeeze(3) + self.biases  # (R, L, C)
+        shift = (weight @ beta.transpose(2, 3)).squeeze(3) + self.biases[part]  # (R, L, C)
         flat = torch.baddbmm(shift.flatten(1)[:, None], normed, folded.flatten(1, 2).transpose(1, 2))
         return flat.reshape(*normed.shape[:2], *shift.shape[1:])
 
@@ -227,11 +229,9 @@ class Heads:
         self.mean.lerp_(mean, NORM_MOMENTUM)
         self.variance.lerp_(variance * (size / (size - 1)), NORM_MOMENTUM)
         outputs = self.compute_outputs(normed)
-        error = (
-            outputs.softmax(dim=3) - targets[:, :, None] if self.is_class else (outputs - targets[:, :, None]).sign()
-        )
-        error = error / size  # (R, B, L, C)
-        self._descend(normed, error)
+        wanted = targets[:, :, None]
+        error = outputs.softmax(dim=3) - wanted if self.is_class else (outputs - wanted).sign()
+        self._descend(normed, error / size)  # (R, B, L, C)
 
     def _descend(self, normed: Tensor, error: Tensor) -> None:
         """Update all heads: outputs x V' + W beta + b, V = W * gamma, with gradient G give dV = G' x and, exactly, W:
@@ -251,7 +251,5 @@ class Heads:
     def predict(self, windows: Tensor, repetition: int) -> Tensor:
         """Apply the heads of one repetition, with running mean and variance: (B, D) -> (B, L, C) logits or values."""
         part = slice(repetition, repetition + 1)
-        one = Heads.__new__(Heads)
-        one.n_outputs, one.parameters, one.biases = self.n_outputs, self.parameters[part], self.biases[part]
         normed = (windows[None] - self.mean[part]) * torch.rsqrt(self.variance[part] + NORM_EPS)
-        return one.compute_outputs(normed)[0]
+        return self.compute_outputs(normed, part)[0]
