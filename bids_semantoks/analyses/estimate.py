@@ -81,7 +81,7 @@ def _is_shared(first: Design, second: Design, whatever_splits: bool) -> bool:
         return False
     same: list[tuple[Any, Any]] = [(first.covariates, second.covariates), (first.groups, second.groups)]
     if whatever_splits:
-        same.append((first.known, second.known))
+        same.append((np.isnan(first.target.values), np.isnan(second.target.values)))
     elif [(one.repetition, one.fold) for one in first.splits] != [(one.repetition, one.fold) for one in second.splits]:
         return False
     else:
