@@ -45,12 +45,11 @@ def make_table(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict(n: int, *, is_wide: bool) -> None:
-    from bids_semantoks.statistics.folds import SharedSpans, use_threads
     from bids_semantoks.statistics.linear import cross_validate
     from bids_semantoks.statistics.metrics import compute_scores
     from bids_semantoks.statistics.predictions import Target
-    from bids_semantoks.statistics.significance import permute_scored_ridge, permute_target
-    from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
+    from bids_semantoks.statistics.significance import permute_scored_ridges, permute_target
+    from bids_semantoks.statistics.spans import KernelFeatures, SharedSpans, TableFeatures, compute_gram, use_threads
     from bids_semantoks.statistics.splits import build_splits
 
     values, truth = make_table(n)
@@ -63,7 +62,7 @@ def predict(n: int, *, is_wide: bool) -> None:
         features = KernelFeatures(name="k", kernel=compute_gram(values) + compute_gram(more))
     with use_threads(1):
         spans = SharedSpans(features)
-        permute_scored_ridge(spans, permute_target(target, n_permutations=20, seed=0), splits)
+        permute_scored_ridges(spans, [permute_target(target, n_permutations=20, seed=0)], splits)
         compute_scores(cross_validate(spans, target, splits))
 
 

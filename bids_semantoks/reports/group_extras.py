@@ -23,8 +23,7 @@ from bids_semantoks.outputs.group_words import (
     format_score,
 )
 from bids_semantoks.reports.figures_probes import draw_scaling
-from bids_semantoks.reports.group_phenotype import name_figure, show_bars
-from bids_semantoks.reports.group_report import Graphic, Section
+from bids_semantoks.reports.group_report import Graphic, Section, name_figure, show_bars
 from bids_semantoks.reports.vector_charts import Bar, ScalingPanel, build_scaling
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}

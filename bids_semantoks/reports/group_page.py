@@ -30,8 +30,16 @@ from bids_semantoks.quality.exclude import find_excluded
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.figures_probes import draw_map, draw_pair
 from bids_semantoks.reports.group_extras import build_audit_section, build_block_section, build_scaling_section
-from bids_semantoks.reports.group_phenotype import build_part, name_figure, show_bars
-from bids_semantoks.reports.group_report import Graphic, GroupPage, Section, read_training_picture, write_group_page
+from bids_semantoks.reports.group_phenotype import build_part
+from bids_semantoks.reports.group_report import (
+    Graphic,
+    GroupPage,
+    Section,
+    name_figure,
+    read_training_picture,
+    show_bars,
+    write_group_page,
+)
 from bids_semantoks.reports.predictor_section import build_predictor_section
 from bids_semantoks.reports.scatter_charts import Colouring, build_map, name_people
 from bids_semantoks.reports.vector_charts import Bar, Column, build_pair

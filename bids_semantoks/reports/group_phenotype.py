@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -27,11 +26,11 @@ from bids_semantoks.outputs.group_words import (
     show_model,
 )
 from bids_semantoks.records import Floats
-from bids_semantoks.reports.figures_probes import draw_classes, draw_models, draw_pair, draw_values
+from bids_semantoks.reports.figures_probes import draw_classes, draw_pair, draw_values
 from bids_semantoks.reports.group_extras import build_added
-from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section
+from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section, name_figure, show_bars
 from bids_semantoks.reports.scatter_charts import build_predictions, name_people
-from bids_semantoks.reports.vector_charts import Bar, Column, build_calibration, build_models, build_pair, build_roc
+from bids_semantoks.reports.vector_charts import Bar, Column, build_calibration, build_pair, build_roc
 from bids_semantoks.statistics.metrics import name_main_metric
 from bids_semantoks.statistics.significance import SIGNIFICANT
 
@@ -128,22 +127,6 @@ def describe_result(rows: Sequence[Any]) -> str:
             "within sites, or use --leave-out."
         )
     return text
-
-
-def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str) -> Graphic:
-    """Show scores with their intervals; `name` is that of the publication figure."""
-    return Graphic(
-        title=title,
-        caption=caption,
-        body=build_models(bars, label=label, chance=chance),
-        name=name,
-        draw=lambda: draw_models(bars, label=label, chance=chance),
-    )
-
-
-def name_figure(*words: str) -> str:
-    """Name a publication figure: letters and digits of words, joined by hyphens."""
-    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)))
 
 
 def _show_models(ordered: Sequence[Any]) -> Graphic:

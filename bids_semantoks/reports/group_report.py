@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,9 @@ from markupsafe import Markup
 
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.reports.figures import embed_svg, write_figure
+from bids_semantoks.reports.figures_probes import draw_models
 from bids_semantoks.reports.pages import fill_template, write_page
+from bids_semantoks.reports.vector_charts import Bar, build_models
 from bids_semantoks.version import __version__
 
 if TYPE_CHECKING:
@@ -99,6 +102,22 @@ class GroupPage:
                 yield from detail.graphics
         for section in self.sections:
             yield from section.graphics
+
+
+def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str) -> Graphic:
+    """Show scores with their intervals; `name` is that of the publication figure."""
+    return Graphic(
+        title=title,
+        caption=caption,
+        body=build_models(bars, label=label, chance=chance),
+        name=name,
+        draw=lambda: draw_models(bars, label=label, chance=chance),
+    )
+
+
+def name_figure(*words: str) -> str:
+    """Name a publication figure: letters and digits of words, joined by hyphens."""
+    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)))
 
 
 def write_group_figures(out_dir: Path, page: GroupPage, kind: str) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.reports.palette_images import (
     ABSENT,
     CIVIDIS_COLOURS,
@@ -25,31 +24,6 @@ from bids_semantoks.reports.palette_images import (
     to_base64,
 )
 from bids_semantoks.reports.run_data import N_BINS
-
-NO_NETWORK: Final = "no network"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class NetworkOrder:
-    """Parcels sorted by network."""
-
-    order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
-    names: tuple[str, ...]  # (N,) in display order
-    edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
-
-
-def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
-    """Sort parcels by network label (empty for none): canonical networks, then
-    others by name, then parcels without one."""
-    labels = [label or NO_NETWORK for label in networks]
-    there = set(labels)
-    names = [name for name in CANONICAL_NETWORKS if name in there]
-    names += sorted(there - set(names) - {NO_NETWORK})
-    names += [NO_NETWORK] if NO_NETWORK in there else []
-    rank = np.array([names.index(label) for label in labels], dtype=np.int64)
-    counts = np.bincount(rank, minlength=len(names))
-    edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return NetworkOrder(order=np.argsort(rank, kind="stable"), names=tuple(names), edges=edges)
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

@@ -15,6 +15,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from bids_semantoks.disk import is_full
 from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_rows, read_table
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
-from bids_semantoks.records import ParcelSignals
+from bids_semantoks.records import CANONICAL_NETWORKS, ParcelSignals
 from bids_semantoks.reports.palette_images import (
     ABSENT,
     ABSENT_COLOUR,
@@ -35,7 +36,6 @@ from bids_semantoks.reports.palette_images import (
     from_base64,
     to_base64,
 )
-from bids_semantoks.reports.pictures import NetworkOrder, sort_by_network
 from bids_semantoks.statistics.baselines import compute_connectivity
 from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
 
@@ -52,6 +52,32 @@ _MAX_ROWS: Final = 600
 N_BINS: Final = 50
 
 _N_SLICES: Final = 8
+
+
+NO_NETWORK: Final = "no network"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class NetworkOrder:
+    """Parcels sorted by network."""
+
+    order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
+    names: tuple[str, ...]  # (N,) in display order
+    edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
+
+
+def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
+    """Sort parcels by network label (empty for none): canonical networks, then
+    others by name, then parcels without one."""
+    labels = [label or NO_NETWORK for label in networks]
+    there = set(labels)
+    names = [name for name in CANONICAL_NETWORKS if name in there]
+    names += sorted(there - set(names) - {NO_NETWORK})
+    names += [NO_NETWORK] if NO_NETWORK in there else []
+    rank = np.array([names.index(label) for label in labels], dtype=np.int64)
+    counts = np.bincount(rank, minlength=len(names))
+    edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return NetworkOrder(order=np.argsort(rank, kind="stable"), names=tuple(names), edges=edges)
 
 
 def write_run_data(
