@@ -76,8 +76,9 @@ def make_series(n: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def predict_from_series(n: int) -> dict[str, float]:
-    from bids_semantoks.statistics.baselines import build_connectivity_features
     from bids_semantoks.statistics.folds import SharedSpans, use_threads
+
+    from bids_semantoks.statistics.baselines import build_connectivity_features
     from bids_semantoks.statistics.linear import cross_validate
     from bids_semantoks.statistics.metrics import compute_scores
     from bids_semantoks.statistics.predictions import Target

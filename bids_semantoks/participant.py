@@ -49,7 +49,7 @@ from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.figures_run import draw_figures
-from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid
 from bids_semantoks.reports.run_data import write_run_data
 from bids_semantoks.run_plan import (
     Plan,
@@ -366,16 +366,14 @@ def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]
     # For a part of the study, such as a job for one participant, counts would be meaningless.
     is_part = bool(chosen.participant_label or chosen.exclude_participant_label)
     cohort = None if is_part else count_planned([job.paths for job in jobs])
-    signals = describe_signals(
-        {
-            **plan.settings,
-            **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
-            "uses_pybids": chosen.bids_database_dir is not None,
-        },
-        pipelines=[one.pipeline for one in plan.dataset.derivatives],
-        n_parcels=len(plan.atlas.parcels),
-        min_time=plan.config.signals.min_time,
-    )
+    signals = {
+        **plan.settings,
+        **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+        "uses_pybids": chosen.bids_database_dir is not None,
+        "pipelines": list(dict.fromkeys(one.pipeline for one in plan.dataset.derivatives)),
+        "n_parcels": len(plan.atlas.parcels),
+        "min_time": plan.config.signals.min_time,
+    }
     write_citation(plan.config.out_dir, build_facts(signals, encoder, cohort=cohort))
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.files import read_object, read_rows, write_json
+from bids_semantoks.files import read_object, write_json
+from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.features import read_embedding
 from bids_semantoks.outputs.sidecars import find_maker
 from bids_semantoks.outputs.store import OutputPaths, read_sidecar
@@ -108,12 +109,10 @@ def _round(value: float | np.floating[Any] | None, digits: int = 6) -> float | N
 def _read_parcels(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Read coverage and temporal SNR of each parcel, (P,) each; NaN where unknown, without parcels if damaged."""
     try:
-        rows = read_rows(paths.coverage)
-        cells = [[row.get("coverage", "n/a"), row.get("tsnr", "n/a")] for row in rows]
-        values = np.array([[math.nan if cell == "n/a" else float(cell) for cell in pair] for pair in cells])
-    except (OSError, ValueError):
-        values = np.empty((0, 2))
-    return values.reshape(-1, 2)[:, 0], values.reshape(-1, 2)[:, 1]
+        coverage, _, temporal_snr = read_coverage(paths.coverage)
+    except (OSError, ValueError, KeyError):
+        return np.empty(0), np.empty(0)
+    return coverage, temporal_snr
 
 
 def _measure_embedding(paths: OutputPaths, signals: Mapping[str, Any], coverage: NDArray[np.float64]) -> dict[str, Any]:
