@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import read_json
-from bids_semantoks.inputs.names import is_surface_file
+from bids_semantoks.inputs.names import is_surface_file, scan_folder
 from bids_semantoks.inputs.pairing import Candidate
 from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
 from bids_semantoks.inputs.repetition_time import LONGEST
@@ -116,14 +116,7 @@ def _walk(
         return
     expression = compile_part(part, values)
     wanted = {*participants, ""}  # folders above those of participants have no label
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise InputError(f"Folder {folder} cannot be listed: {error.strerror}.") from error
-    for name in names:
+    for name in sorted(entry.name for entry in scan_folder(folder, is_optional=True)):
         match = expression.fullmatch(name)
         if match is None or (participants and match.groupdict().get("sub", values.get("sub", "")) not in wanted):
             continue

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from bids_semantoks.bids_names import BidsFile, natural_key, parse_name
 from bids_semantoks.errors import InputError
-from bids_semantoks.files import read_json
+from bids_semantoks.files import read_object
 from bids_semantoks.inputs.pipelines import OTHER, Pipeline, read_description
 
 VOLUMES: Final = (".nii.gz", ".nii")
@@ -27,26 +27,27 @@ def split_named(text: str) -> tuple[str, Path]:
     return name, Path(rest)
 
 
+def scan_folder(folder: str | Path, *, is_optional: bool = False) -> list[os.DirEntry[str]]:
+    """List the entries of a folder, unsorted; none if it `is_optional` and missing. InputError if it is unlistable."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        if is_optional and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return []
+        raise InputError(f"Folder {folder} cannot be listed: {error.strerror}.") from error
+
+
 def find_participant_labels(root: Path) -> tuple[str, ...]:
     """List the labels of the ``sub-*`` folders (not files) in natural order; InputError if unlistable."""
-    try:
-        with os.scandir(root) as entries:
-            labels = [entry.name[4:] for entry in entries if entry.name.startswith("sub-") and entry.is_dir()]
-    except OSError as error:
-        raise InputError(f"Folder {root} cannot be listed: {error.strerror}.") from error
+    labels = [one.name[4:] for one in scan_folder(root) if one.name.startswith("sub-") and one.is_dir()]
     return tuple(sorted(labels, key=natural_key))
 
 
 def find_folders(root: Path) -> tuple[str, ...]:
     """List the visible subfolders in natural order; empty if `root` is not a folder, InputError if unlistable."""
-    if not root.is_dir():
-        return ()
-    try:
-        with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"Folder {root} cannot be listed: {error.strerror}.") from error
-    return tuple(sorted(names, key=natural_key))
+    entries = scan_folder(root) if root.is_dir() else ()
+    return tuple(sorted((one.name for one in entries if one.is_dir() and one.name[0] != "."), key=natural_key))
 
 
 def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -> str | None:
@@ -59,15 +60,14 @@ def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -
         accepted = ("parcellated", "fmriprep")
     for label in find_participant_labels(root):
         paths = list_func_files(os.path.join(root, f"sub-{label}"))  # noqa: PTH118 - as in list_func_files
-        found = {tell_kind(os.path.basename(path), pipeline) for path in paths}  # noqa: PTH119
+        found = {_tell_kind(path, pipeline) for path in paths}
         if chosen := next((kind for kind in accepted if kind in found), None):
             return chosen
     return None
 
 
-def tell_kind(name: str, pipeline: Pipeline) -> str | None:
-    """Classify a file by name: ``fmriprep`` for a readable BOLD image, ``parcellated`` for parcel series, else None."""
-    if not name.endswith((*VOLUMES, GIFTI, ".tsv")) or (file := parse_name(name)) is None:
+def _tell_kind(path: str, pipeline: Pipeline) -> str | None:
+    if not path.endswith((*VOLUMES, GIFTI, ".tsv")) or (file := parse_name(path)) is None:
         return None
     if is_volume_series(file, pipeline) or is_surface_series(file, pipeline):
         return "fmriprep"
@@ -80,10 +80,12 @@ def is_volume_series(file: BidsFile, pipeline: Pipeline) -> bool:
 
 
 def is_surface_series(file: BidsFile, pipeline: Pipeline) -> bool:
-    """Return whether a file is a CIFTI series, or one hemisphere of a GIFTI pair, to read from this pipeline."""
+    """Return whether a file is a CIFTI series, or one hemisphere of a GIFTI pair, to read from this pipeline: with one
+    of its descs, or without desc unless it denoises."""
     is_whole = file.extension == CIFTI and file.entity("hemi") is None
     is_half = file.extension == GIFTI and file.entity("hemi") in ("L", "R")
-    return file.suffix == "bold" and (is_whole or is_half) and is_read(file.entity("desc"), pipeline)
+    descs = pipeline.descs if pipeline.is_denoised else (*pipeline.descs, None)
+    return file.suffix == "bold" and (is_whole or is_half) and file.entity("desc") in descs
 
 
 def is_series(table: BidsFile) -> bool:
@@ -109,22 +111,16 @@ def list_func_files(participant: str) -> list[str]:
     while folders:
         folder = folders.pop()
         is_func = f"{os.sep}func{os.sep}" in folder[len(participant) :] + os.sep
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.startswith("."):
-                        continue
-                    if is_func and entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    elif is_func or name.endswith(".json"):
-                        found.append(entry.path)
-                    elif name == "func" or (name.startswith("ses-") and folder == participant):
-                        folders.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise InputError(f"Folder {folder} cannot be listed: {error.strerror}.") from error
+        for entry in scan_folder(folder, is_optional=True):
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if is_func and entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif is_func or name.endswith(".json"):
+                found.append(entry.path)
+            elif name == "func" or (name.startswith("ses-") and folder == participant):
+                folders.append(entry.path)
     return sorted(found)
 
 
@@ -133,15 +129,15 @@ def is_surface_file(name: str) -> bool:
     return name.endswith((CIFTI, GIFTI))
 
 
-def is_read(desc: str | None, pipeline: Pipeline) -> bool:
-    """Return whether surface series with this ``desc`` are read: one of the pipeline's, or no desc unless it
-    denoises."""
-    return desc in pipeline.descs or (desc is None and not pipeline.is_denoised)
-
-
 def find_above(folder: Path) -> Path | None:
     """Find the dataset whose ``derivatives`` hold a folder, however deep; None if there is none."""
     return next((parent.parent for parent in folder.resolve().parents if parent.name == "derivatives"), None)
+
+
+def find_roots(bids_dir: Path) -> tuple[Path, ...]:
+    """List BIDS_DIR, the raw root above ``derivatives/`` and the raw dataset its description links to, if any."""
+    found = (bids_dir, find_above(bids_dir), find_linked_raw(bids_dir))
+    return tuple(root for root in found if root is not None)
 
 
 def find_raw_root(folder: Path) -> Path | None:
@@ -156,12 +152,7 @@ def _is_raw(folder: Path) -> bool:
 
 def find_linked_raw(folder: Path) -> Path | None:
     """Find the first raw dataset on this machine among ``DatasetLinks`` (``raw`` first) and ``SourceDatasets``."""
-    try:
-        content = read_json(folder / "dataset_description.json")
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict):
-        return None
+    content = read_object(folder / "dataset_description.json")
     links, sources = content.get("DatasetLinks"), content.get("SourceDatasets")
     places = [links.get("raw"), *links.values()] if isinstance(links, dict) else []
     places += [one.get("URL") for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
@@ -169,11 +160,8 @@ def find_linked_raw(folder: Path) -> Path | None:
         if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):
             continue
         path = folder / unquote(place.removeprefix("file://"))
-        if path.resolve() != folder.resolve() and _is_raw(path) and not _is_derivative(path):
-            return path
+        if path.resolve() != folder.resolve() and _is_raw(path):
+            description = read_description(path)
+            if description is None or not (description.dataset_type == "derivative" or description.is_fmriprep):
+                return path
     return None
-
-
-def _is_derivative(folder: Path) -> bool:
-    description = read_description(folder)
-    return description is not None and (description.dataset_type == "derivative" or description.is_fmriprep)

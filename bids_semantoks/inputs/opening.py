@@ -11,7 +11,7 @@ from typing import NamedTuple
 from bids_semantoks.config import AppConfig, SelectionConfig
 from bids_semantoks.files import read_rows
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
-from bids_semantoks.inputs.names import find_above, find_linked_raw, find_participant_labels
+from bids_semantoks.inputs.names import find_participant_labels, find_roots
 from bids_semantoks.inputs.runs import find_participants
 from bids_semantoks.inputs.selection import describe_labels, read_labels
 
@@ -37,11 +37,6 @@ def find_absent(roots: Iterable[Path | None], known: Collection[str]) -> dict[st
         if root is not None and root.is_dir():
             found |= dict.fromkeys(find_listed(root) - set(known) - found.keys(), root)
     return found
-
-
-def find_roots(bids_dir: Path) -> tuple[Path | None, ...]:
-    """List a dataset and the raw datasets that it may be derived from."""
-    return bids_dir, find_above(bids_dir), find_linked_raw(bids_dir)
 
 
 def _warn(roots: Iterable[Path | None], known: Collection[str], what: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import TextTable, find_delimiter, is_missing, parse_table, read_json, read_text
-from bids_semantoks.inputs.names import find_above, find_linked_raw
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.inputs.selection import describe_labels
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -50,12 +50,6 @@ class Table:
     def sidecar(self) -> str:
         """Name of the JSON file that describes the columns."""
         return "sessions.json" if "*" in self.name else f"{self.path.stem}.json"
-
-
-def find_roots(bids_dir: Path) -> tuple[Path, ...]:
-    """List BIDS_DIR, the raw root above ``derivatives/`` and the raw dataset its description links to, if any."""
-    found = (bids_dir, find_above(bids_dir), find_linked_raw(bids_dir))
-    return tuple(root for root in found if root is not None)
 
 
 def find_tables(

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import is_missing
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.inputs.people_tables import (
     Key,
     Table,
-    find_roots,
     find_suspects,
     find_tables,
     match_keys,
