@@ -20,9 +20,8 @@ from bids_semantoks.files import read_object, write_json
 from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.opening import Inputs, open_inputs
 from bids_semantoks.inputs.pipelines import Derivative
-from bids_semantoks.inputs.runs import find_runs
+from bids_semantoks.inputs.runs import find_runs, open_inputs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
 from bids_semantoks.outputs.dataset import (
@@ -69,7 +68,7 @@ from bids_semantoks.signals.series_tables import read_first_header
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
+def run_participants(config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] | None = None) -> Tally:
     """Run the participant level (on `inputs` opened before) and count the outcomes of its runs. Raises SemantoksError,
     before anything is written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
@@ -160,7 +159,9 @@ def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> N
         remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
-def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
+def build_plan(
+    config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] | None = None
+) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
     """Find the runs, resolve atlas and encoder (None for signals only) and
     determine what is left to do. Writes nothing.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from bids_semantoks.config import AppConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import AtlasNames
 from bids_semantoks.errors import ConfigurationError, InputError
-from bids_semantoks.inputs.opening import warn_of_missing_outputs
+from bids_semantoks.inputs.runs import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
