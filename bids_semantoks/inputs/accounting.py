@@ -81,9 +81,8 @@ def find_unread(
         if not path.endswith(_RUN_ENDS) or path in used:
             continue
         file = parse_name(path)
-        if file is not None and file.entity("sub") == label and _is_of(file, read):
-            continue
-        if _is_byproduct(path, derivative.source.label):
+        is_of_read = file is not None and file.entity("sub") == label and _is_of(file, read)
+        if is_of_read or _is_byproduct(path, derivative.source.label):
             continue
         is_other = file is not None and _is_other_kind(file, derivative)
         why = _find_fault(file, label, derivative) if file else explain_name(path)
@@ -127,16 +126,13 @@ def _is_of(file: BidsFile, read: Collection[frozenset[tuple[str, str]]]) -> bool
     return key in read or frozenset(pair for pair in key if pair[0] != "echo") in read
 
 
-@functools.cache
-def _read_byproducts() -> dict[str, list[dict[str, list[str]]]]:
-    content: dict[str, list[dict[str, list[str]]]] = read_json(_BYPRODUCTS)
-    return content
+_load_rules = functools.cache(read_json)
 
 
 def _is_byproduct(path: str, pipeline: str) -> bool:
     suffix, extension = _find_end(path)
     values = {**parse_entities(os.path.basename(path)), "suffix": suffix, "extension": extension}  # noqa: PTH119
-    rules = _read_byproducts()
+    rules: dict[str, list[dict[str, list[str]]]] = _load_rules(_BYPRODUCTS)
     return any(_fits(rule, values) for rule in (*rules[""], *rules.get(pipeline, ())))
 
 

@@ -90,11 +90,7 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     if selection.layout is not None:
         return _open_layout(bids_dir, selection, selection.layout)
     if selection.derivatives:
-        named = _take_components(
-            tuple(_open_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
-        )
-        _check_names(named)
-        _check_one_kind(named)
+        named = _open_all(bids_dir, selection)
         is_raw = description is None or _may_be_raw(description)
         return Dataset(
             root=bids_dir,
@@ -171,23 +167,19 @@ def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Pat
                 )
 
 
-def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
-    """Use ICA-AROMA datasets only for their components, when another dataset provides images of the same runs."""
-    has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
-    return tuple(replace(one, kind="aroma") if has_others and one.source == AROMA else one for one in named)
-
-
-def _check_names(named: tuple[Derivative, ...]) -> None:
-    """Refuse two datasets with the same name: sidecars distinguish sources by name."""
-    for position, one in enumerate(named):
-        if other := next((before for before in named[:position] if before.name == one.name), None):
+def _open_all(bids_dir: Path, selection: SelectionConfig) -> tuple[Derivative, ...]:
+    """Open the datasets of ``-d``; refuse two of one name, by which sidecars distinguish sources, and mixed kinds."""
+    named = tuple(_open_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
+    # ICA-AROMA datasets provide only their components when another dataset has images of the same runs.
+    if any(one.kind == "fmriprep" and one.source != AROMA for one in named):
+        named = tuple(replace(one, kind="aroma") if one.source == AROMA else one for one in named)
+    first: dict[str, Derivative] = {}
+    for one in named:
+        if (other := first.setdefault(one.name, one)) is not one:
             raise InputError(
                 f"--derivatives has two datasets named {one.name}: {other.path} and {one.path}.",
                 hint="Give them different names: -d NAME=PATH.",
             )
-
-
-def _check_one_kind(named: tuple[Derivative, ...]) -> None:
     read = [one for one in named if one.kind != "aroma"]
     if not read:
         raise InputError(
@@ -200,9 +192,10 @@ def _check_one_kind(named: tuple[Derivative, ...]) -> None:
             f"--derivatives mixes datasets of different kinds: {listed}.",
             hint="Process them separately, each with its own OUT_DIR.",
         )
+    return named
 
 
-def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
+def _open_named(text: str, root: Path, input_type: str) -> Derivative:
     """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
     if the folder is missing or is not a readable derivative dataset."""
     label, path = split_named(text)
@@ -256,11 +249,20 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
     found: list[Derivative] = []
     others: list[str] = []
     for folder in (base, *(base / name for name in find_folders(base))):
-        description = _try_description(folder)
+        try:
+            description = read_description(folder)
+        except InputError as error:
+            # One damaged neighbour must not stop a call that does not need it.
+            LOG.warning("Skipping %s: %s", folder, error)
+            continue
         if description is None:
             continue
         if folder.resolve() == out_dir.resolve():
-            _check_is_ours(out_dir, description)
+            if description.is_fmriprep:
+                raise ConfigurationError(
+                    f"OUT_DIR {out_dir} is a {description.pipeline(out_dir)} dataset, which must not be written to.",
+                    hint="Choose a separate folder for OUT_DIR.",
+                )
         elif recognise_pipeline(description) in (FMRIPREP, NIBABIES) or (
             description.names_fmriprep and find_kind(folder) == "fmriprep"
         ):
@@ -284,23 +286,6 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
             f"datalad get -n {shlex.quote(str(base / empty[0]))}.",
         )
     return found[0]
-
-
-def _check_is_ours(out_dir: Path, description: Description) -> None:
-    if description.is_fmriprep:
-        raise ConfigurationError(
-            f"OUT_DIR {out_dir} is a {description.pipeline(out_dir)} dataset, which must not be written to.",
-            hint="Choose a separate folder for OUT_DIR.",
-        )
-
-
-def _try_description(folder: Path) -> Description | None:
-    try:
-        return read_description(folder)
-    except InputError as error:
-        # One damaged neighbour must not stop a call that does not need it.
-        LOG.warning("Skipping %s: %s", folder, error)
-        return None
 
 
 def _check_is_bids(folder: Path) -> Description | None:

@@ -96,9 +96,11 @@ def _is_copy(whole: Candidate) -> bool:
 
 def _is_sum(whole: Candidate) -> bool:
     """Return whether a run is as long as its parts: in rows or, if volumes were censored, in total volumes."""
+    runs = (whole, *whole.parts)
+    censored = [one.confounds if one.derivative.source.is_denoised else None for one in runs]
     counted = False
-    for count in (_count_full, _count_own):
-        length, parts = count(whole), [count(part) for part in whole.parts]
+    for paths in (censored, [one.image.path for one in runs]):
+        length, *parts = [_count_volumes(path) if path else 0 for path in paths]
         if length and all(parts):
             counted = True
             if length == sum(parts):
@@ -111,16 +113,6 @@ def _is_sum(whole: Candidate) -> bool:
         describe_labels(Path(part.image.path).name for part in whole.parts),
     )
     return False
-
-
-def _count_full(candidate: Candidate) -> int:
-    """Count the volumes in the censoring table; 0 if there is none that can be read."""
-    is_listed = candidate.confounds is not None and candidate.derivative.source.is_denoised
-    return _count_volumes(candidate.confounds) if is_listed and candidate.confounds else 0
-
-
-def _count_own(candidate: Candidate) -> int:
-    return _count_volumes(candidate.image.path)
 
 
 def _count_volumes(path: str) -> int:

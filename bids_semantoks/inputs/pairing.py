@@ -100,61 +100,50 @@ def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list
     """
     pipeline, listed = derivative.source, list(paths)
     parsed, own = _parse(listed, USEFUL_ENDS, label)
-    files = _Files(
-        masks=build_pool([one for one in own if one.extension in VOLUMES], _MASKS, image_key),
-        confounds=build_pool(own, _OUTLIERS if pipeline.is_denoised else _CONFOUNDS, source_key),
-        motion=_build_motion(own, source_key) if pipeline.is_denoised else (),
-        # A pair of hemispheres is one run, so files with either hemisphere belong to it.
-        sidecars=tuple(_drop_hemisphere(one) for one in parsed if one.suffix == "bold" and _is_json(one)),
-        hcp_masks=[path for path in listed if os.path.basename(path).startswith(_HCP_MASK)],  # noqa: PTH119
-        others=own,
-    )
+    masks = build_pool([one for one in own if one.extension in VOLUMES], _MASKS, image_key)
+    hcp_masks = [path for path in listed if os.path.basename(path).startswith(_HCP_MASK)]  # noqa: PTH119
+    tables = build_pool(own, _OUTLIERS if pipeline.is_denoised else _CONFOUNDS, source_key)
+    motion = _build_motion(own, source_key) if pipeline.is_denoised else ()
+    # A pair of hemispheres is one run, so files with either hemisphere belong to it.
+    sidecars = tuple(_drop_hemisphere(one) for one in parsed if one.suffix == "bold" and _is_json(one))
     volumes = [(image, None) for image in _find_volumes(own, pipeline)]
-    return [
-        _build_candidate(image, partner, files, derivative)
-        for image, partner in (*volumes, *_find_surface_files(own, pipeline))
-    ]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Files:
-    """Files of one participant that may belong to an image."""
-
-    masks: Pool
-    confounds: Pool
-    motion: tuple[Pool, ...]  # unfiltered and filtered
-    sidecars: tuple[BidsFile, ...]
-    hcp_masks: list[str]
-    others: list[BidsFile]  # all of them
-
-
-def _build_candidate(image: BidsFile, partner: str | None, files: _Files, derivative: Derivative) -> Candidate:
-    on_surface, is_denoised = is_surface_file(image.path), derivative.source.is_denoised
-    mask = None if on_surface else find_companion(files.masks, image, image_key)
-    if mask is None and not on_surface:
-        beside = [path for path in files.hcp_masks if os.path.dirname(path) == os.path.dirname(image.path)]  # noqa: PTH120
-        mask = beside[0] if len(beside) == 1 else None
-    confounds = find_companion(files.confounds, image, source_key)
-    missing = []
-    if mask is None and not (on_surface or is_denoised):
-        there = [one for one in files.others if one.suffix == "mask"]
-        missing.append(
-            ("mask", describe_missing(image, f"{_join(image_key(image), image)}_desc-brain_mask.nii.gz", there))
+    found = []
+    for image, partner in (*volumes, *_find_surface_files(own, pipeline)):
+        mask = None if is_surface_file(image.path) else _find_mask(image, masks, hcp_masks)
+        confounds = find_companion(tables, image, source_key)
+        found.append(
+            Candidate(
+                image=image,
+                mask=mask,
+                confounds=confounds,
+                sidecars=sidecars,
+                derivative=derivative,
+                tables=_find_motion(motion, image, source_key),
+                partner=partner,
+                missing=() if pipeline.is_denoised else _describe_lacking(image, mask, confounds, own),
+            )
         )
-    if confounds is None and not is_denoised:
-        there = [one for one in files.others if one.suffix in ("timeseries", "regressors")]
+    return found
+
+
+def _find_mask(image: BidsFile, masks: Pool, hcp_masks: Sequence[str]) -> str | None:
+    beside = [path for path in hcp_masks if os.path.dirname(path) == os.path.dirname(image.path)]  # noqa: PTH120
+    return find_companion(masks, image, image_key) or (beside[0] if len(beside) == 1 else None)
+
+
+def _describe_lacking(
+    image: BidsFile, mask: str | None, confounds: str | None, own: Sequence[BidsFile]
+) -> tuple[tuple[str, str], ...]:
+    missing = []
+    if mask is None and not is_surface_file(image.path):
+        there = [one for one in own if one.suffix == "mask"]
+        expected = f"{_join(image_key(image), image)}_desc-brain_mask.nii.gz"
+        missing.append(("mask", describe_missing(image, expected, there)))
+    if confounds is None:
+        there = [one for one in own if one.suffix in ("timeseries", "regressors")]
         expected = f"{_join(image.source, image)}_desc-confounds_timeseries.tsv"
         missing.append(("confounds", describe_missing(image, expected, there)))
-    return Candidate(
-        image=image,
-        mask=mask,
-        confounds=confounds,
-        sidecars=files.sidecars,
-        derivative=derivative,
-        tables=_find_motion(files.motion, image, source_key),
-        partner=partner,
-        missing=tuple(missing),
-    )
+    return tuple(missing)
 
 
 def _build_motion(own: Iterable[BidsFile], key: KeyFunction) -> tuple[Pool, ...]:
@@ -252,8 +241,9 @@ def _find_volumes(files: Iterable[BidsFile], pipeline: Pipeline) -> list[BidsFil
 
 
 def _best_of(group: Sequence[BidsFile], pipeline: Pipeline) -> list[BidsFile]:
-    best = min(_rank_desc(one, pipeline) for one in group)
-    return [one for one in group if _rank_desc(one, pipeline) == best]
+    descs = [one.entity("desc") for one in group]
+    best = next((desc for desc in (None, *pipeline.descs) if desc in descs), None)
+    return [one for one, desc in zip(group, descs, strict=True) if desc == best]
 
 
 def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[tuple[BidsFile, str | None]]:
@@ -289,8 +279,3 @@ def _drop_hemisphere(file: BidsFile) -> BidsFile:
     if not any(key == "hemi" for key, _ in file.entities):
         return file
     return dataclasses.replace(file, entities=tuple(pair for pair in file.entities if pair[0] != "hemi"))
-
-
-def _rank_desc(file: BidsFile, pipeline: Pipeline) -> int:
-    desc = file.entity("desc")
-    return pipeline.descs.index(desc) + 1 if desc in pipeline.descs else 0
