@@ -71,10 +71,13 @@ def load_layout(name_or_file: str) -> Layout:
     if not content["runs"]:
         _refuse(f"{path} has no runs")
     runs = tuple(_read_pattern(one, f"{path}: runs[{number}]", content) for number, one in enumerate(content["runs"]))
+    # An atlas is a name, or a path relative to the layout file.
+    atlas = content.get("atlas", "")
+    beside = path.parent / atlas
     return Layout(
         is_shipped=name_or_file in shipped,
         name=content["name"],
-        atlas=_find_beside(path, content.get("atlas", "")),
+        atlas=str(beside) if Path(atlas).suffix and beside.exists() else atlas,
         runs=runs,
     )
 
@@ -82,12 +85,6 @@ def load_layout(name_or_file: str) -> Layout:
 def list_layouts() -> list[str]:
     """List the names of the shipped layouts."""
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
-
-
-def _find_beside(layout: Path, atlas: str) -> str:
-    """Resolve the path of an atlas relative to the layout file; names are kept."""
-    beside = layout.parent / atlas
-    return str(beside) if Path(atlas).suffix and beside.exists() else atlas
 
 
 def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:

@@ -139,17 +139,13 @@ def read_phenotype_table(path: Path, id_columns: Sequence[str] = (_ID,), partici
 
 def _guess_id_column(cells: dict[str, tuple[str, ...]], participants: Collection[str]) -> str:
     """Guess the ID column: the one with most labels of the data, else one with a common name."""
-    matches = {name: _count_matches(values, participants) for name, values in cells.items()}
+    labels = set(map(_simplify, participants))
+    matches = {name: len(labels.intersection(map(_simplify, values))) for name, values in cells.items()}
     best = max(matches, key=matches.__getitem__, default="")
     if best and matches[best] >= min(2, len(participants)) > 0:
         return best
     plain = {re.sub(r"[\W_]", "", name).casefold(): name for name in reversed(cells)}
     return next((plain[name] for name in _ID_NAMES if name in plain), "")
-
-
-def _count_matches(cells: Sequence[str], participants: Collection[str]) -> int:
-    forms = set(map(_simplify, participants))
-    return len({_simplify(cell) for cell in cells} & forms)
 
 
 def _read_cells(path: Path) -> TextTable:
@@ -317,10 +313,8 @@ def read_levels(entry: object) -> tuple[frozenset[str], frozenset[str]]:
     if not isinstance(entry, Mapping):
         return frozenset(), frozenset()
     notes = entry.get("Annotations")
-    missing = [
-        *_list(entry.get("MissingValues")),
-        *_list(notes.get("MissingValues") if isinstance(notes, Mapping) else []),
-    ]
+    places = (entry, notes) if isinstance(notes, Mapping) else (entry,)
+    missing = [value for one in places for value in _list(one.get("MissingValues"))]
     levels = entry.get("Levels")
     described = levels if isinstance(levels, Mapping) else dict.fromkeys(_list(levels), "")
     missing += [code for code, text in described.items() if _says_missing(text)]
