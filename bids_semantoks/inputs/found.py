@@ -1,8 +1,11 @@
-"""Candidates: all images or tables of the selection with their files, and which concatenated runs to read."""
+"""Candidates: all images or tables of the selection with their files, which concatenated runs to read, and hints where
+a layout finds nothing."""
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,17 +15,82 @@ from typing import Any, Final, NoReturn
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.disk import check_size
-from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.errors import ConfigurationError, InputError, name_some
 from bids_semantoks.inputs.accounting import UnreadRun, find_unread
 from bids_semantoks.inputs.companions import drop
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
-from bids_semantoks.inputs.layout_hints import describe_nearest_files
-from bids_semantoks.inputs.layouts import find_layout_candidates
-from bids_semantoks.inputs.names import GIFTI, list_func_files
+from bids_semantoks.inputs.layouts import (
+    fill_pattern,
+    find_files,
+    find_layout_candidates,
+    has_files,
+    list_layouts,
+    load_layout,
+)
+from bids_semantoks.inputs.names import GIFTI, find_folders, list_func_files
 from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series
-from bids_semantoks.inputs.pipelines import XCPD, Derivative
+from bids_semantoks.inputs.pipelines import XCPD, Derivative, Layout
 from bids_semantoks.inputs.pybids_database import find_database_files
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_among, list_asked, read_filter
+
+_N_NAMES: Final = 3
+_N_FOLDERS: Final = 20
+
+
+def describe_nearest_files(root: Path, layout: Layout, participants: Sequence[str] = ()) -> tuple[str, str]:
+    """Describe in one sentence what a layout expected in a folder and what was found; and suggest the layout or folder
+    that was probably meant, or a custom layout file."""
+    depth, path = max(
+        ((_find_depth(root, path, participants), path) for one in layout.runs for path in one.bold),
+        key=lambda found: found[0],
+    )
+    parts = path.split("/")
+    folder = Path(next(find_files(root, "/".join(parts[:depth]), participants))[0]) if depth else root
+    try:
+        names = sorted(one.name for one in folder.iterdir())
+    except OSError:
+        names = []
+    # Placeholders would count as differences.
+    text = re.sub(r"\{[a-z]+\}|\*", "", parts[depth])
+    near = difflib.get_close_matches(text, names, _N_NAMES, cutoff=0.3) or names[:_N_NAMES]
+    there = f"found {name_some(near)}" if near else "it is empty"
+    return f"expected {path}; {folder} has no {parts[depth]}, {there}", _suggest(root, layout)
+
+
+def _find_depth(root: Path, pattern: str, participants: Sequence[str]) -> int:
+    """Count the leading parts of a pattern that exist together."""
+    parts = pattern.split("/")
+    for depth in range(1, len(parts)):
+        if next(find_files(root, "/".join(parts[:depth]), participants), None) is None:
+            return depth - 1
+    return len(parts) - 1
+
+
+def _suggest(root: Path, layout: Layout) -> str:
+    """Suggest a shipped layout that fits the folder, or a folder below that fits the layout."""
+    for name in list_layouts():
+        if has_files(root, load_layout(name)):
+            return f"Did you mean --layout {name}?"
+    for folder in find_folders(root)[:_N_FOLDERS]:
+        if has_files(root / folder, layout):
+            return f"Did you mean BIDS_DIR {root / folder}?"
+    return "Copy the layout to a JSON file, adapt its paths and pass that file to --layout."
+
+
+def describe_archives(derivative: Derivative, layout: Layout) -> str:
+    """Describe archives named like a participant folder that the layout expects but lacks; empty if none."""
+    root, packed = derivative.path, set()
+    for first in {path.split("/")[0] for pattern in layout.runs for path in pattern.bold if "/" in path}:
+        for _, values in find_files(root, f"{first}.zip"):
+            name = fill_pattern(first, values)
+            # Some unpack into a folder named after the participant.
+            if not (root / name).exists() and not (root / values["sub"]).exists():
+                packed.add(name)
+    if not packed:
+        return ""
+    some = min(packed)
+    return f"{len(packed)} archives have not been unpacked; for example, run `unzip {some}.zip -d {some}`."
+
 
 # Entities that XCP-D omits from the name of a concatenation; the direction, if it combines several.
 _COMBINED: Final = ("run", "dir")

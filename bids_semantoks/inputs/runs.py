@@ -15,8 +15,12 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_rows
 from bids_semantoks.inputs.accounting import UnreadRun
 from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
-from bids_semantoks.inputs.found import choose_parts_or_whole, find_candidates
-from bids_semantoks.inputs.layout_hints import describe_archives, describe_nearest_files
+from bids_semantoks.inputs.found import (
+    choose_parts_or_whole,
+    describe_archives,
+    describe_nearest_files,
+    find_candidates,
+)
 from bids_semantoks.inputs.layouts import find_layout_participants
 from bids_semantoks.inputs.names import find_participant_labels, find_roots, is_surface_file
 from bids_semantoks.inputs.pairing import Candidate, rank_density
