@@ -86,15 +86,13 @@ def _load_part(part: Part, table: LabelTable) -> tuple[AtlasVolume, list[Layer]]
         raise AtlasError(
             f"The atlas description {part.listed_in} lists parcels for {part.path.name} that are not in its table."
         )
-    if not _read_used(part.path) & set(values):
+    if is_surface_atlas(part.path):
+        used = set(load_surface_labels(part.path).names)
+    else:
+        used = set(np.unique(read_label_image(part.path)[0]).tolist()) - {0}
+    if not used & set(values):
         raise AtlasError(f"The atlas file {part.path} has none of the {len(values)} expected labels.")
     return build_surface_volume(part, values, [position[index] for index in indices])
-
-
-def _read_used(path: Path) -> set[int]:
-    if is_surface_atlas(path):
-        return {int(key) for key in load_surface_labels(path).names}
-    return set(np.unique(read_label_image(path)[0]).tolist()) - {0}
 
 
 def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:
@@ -133,17 +131,7 @@ def build_surface_volume(
     else:
         image = read_label_image(part.path)
         check_published(part, sha256, hash_labels(*image))
-    volume = AtlasVolume(
-        path=part.path,
-        sha256=sha256,
-        values=np.asarray(values, dtype=np.int64),
-        parcels=np.asarray(parcels, dtype=np.int64),
-        licence=part.licence,
-        # An image that accompanies surfaces, such as the cerebellum, has its own space.
-        space=part.space,
-        map_index=map_index,
-        other_sha256=tuple(one for one in part.pin.sha256 if one != sha256),
-    )
+    volume = part.as_volume(sha256, values, parcels, map_index=map_index)
     return volume, _build_layers(surface, volume) if on_surfaces else [build_grid_layer(*image, volume, "")]
 
 
@@ -167,11 +155,13 @@ def _build_layers(labels: SurfaceLabels, volume: AtlasVolume) -> list[Layer]:
     return layers
 
 
-def _find_partner(path: Path) -> tuple[Path, Path] | None:
-    """Find the left and right file of an atlas with one file per hemisphere; None for a file of all structures. Raises
-    AtlasError if the name lacks the hemisphere or the other hemisphere is missing."""
+def _find_files(path: Path) -> tuple[Path, ...]:
+    """Find the left and right file of an atlas with one file per hemisphere, else the file of all structures. Raises
+    AtlasError if one is missing or the name lacks the hemisphere."""
+    if not path.is_file():
+        raise AtlasError(f"Atlas {path} not found.", hint="Check the path given with --atlas.")
     if path.name.endswith(".dlabel.nii"):
-        return None
+        return (path,)
     here = find_hemisphere(path.name)
     if not here:
         raise AtlasError(
@@ -272,12 +262,6 @@ def _find_networks(labels: SurfaceLabels, names: list[str]) -> list[str]:
         else:
             networks.append("Cerebellum" if structures <= set(CEREBELLAR) else "Subcortex")
     return networks
-
-
-def _find_files(path: Path) -> tuple[Path, ...]:
-    if not path.is_file():
-        raise AtlasError(f"Atlas {path} not found.", hint="Check the path given with --atlas.")
-    return _find_partner(path) or (path,)
 
 
 def _find_table(files: Sequence[Path]) -> Path | None:

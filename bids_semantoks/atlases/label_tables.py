@@ -257,19 +257,18 @@ def _rename(parcels: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 @functools.cache
 def _load_orders() -> dict[str, dict[str, str]]:
     """Map the names of each other order to those of the same parcels in the 7-network order."""
-    return {column: {row[column]: row["label"] for row in read_orders()} for column in _ORDERS}
+    return {column: {row[column]: row["label"] for row in _read_orders()} for column in _ORDERS}
 
 
-def read_orders() -> list[dict[str, str]]:
+def _read_orders() -> list[dict[str, str]]:
     """Read the names of the Schaefer-400 parcels in each order: one row per parcel, in the 7-network order."""
     return read_rows(find_registry() / "Schaefer400_orders.tsv")
 
 
 @functools.cache
-def load_seventeen() -> tuple[str, ...]:
-    """Load the 7-network names of Schaefer's 400 parcels, sorted in the 17-network order."""
-    rows = read_rows(find_registry() / "Schaefer400_orders.tsv")
-    return tuple(row["label"] for row in sorted(rows, key=lambda row: int(row["index_17networks"])))
+def load_seventeen(column: str = "label") -> tuple[str, ...]:
+    """Load the names of Schaefer's 400 parcels in the 17-network order: those of the 7-network order, or a `column`."""
+    return tuple(row[column] for row in sorted(_read_orders(), key=lambda row: int(row["index_17networks"])))
 
 
 def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = "the atlas") -> NDArray[np.int64]:

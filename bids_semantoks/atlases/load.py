@@ -145,7 +145,7 @@ def load_atlas(
         images = find_images(name_or_path)
         if not images:
             raise AtlasError(f"The atlas {name_or_path} is on surfaces, but the data in {own} are volumetric.")
-        name = _label(next(iter(images.values())).path)
+        name = build_label(_stem(next(iter(images.values())).path))
         # If an image's name gives the template without a cohort, trust the user.
         fitting = images.get(own) or images.get(split_cohort(own)[0])
         parts = (fitting or _warp_image(name, images, own, directory, work_dir),)
@@ -297,10 +297,6 @@ def _read_field(sidecar: Path, names: tuple[str, ...]) -> str:
         raise AtlasError(f"The atlas sidecar {sidecar} cannot be read: {error}.") from error
     found = [content[name] for name in names if name in content] if isinstance(content, dict) else []
     return found[0] if found and isinstance(found[0], str) else ""
-
-
-def _label(image: Path) -> str:
-    return build_label(_stem(image))
 
 
 def _stem(path: Path) -> str:

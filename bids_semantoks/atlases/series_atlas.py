@@ -15,8 +15,8 @@ from bids_semantoks.atlases.label_tables import (
     find_network,
     is_numbered,
     load_label_table,
+    load_seventeen,
     locate_columns,
-    read_orders,
     rename_columns,
     rename_to_seven_networks,
 )
@@ -99,8 +99,7 @@ def list_orders() -> tuple[str, ...]:
 def load_order(name: str) -> tuple[str, ...]:
     """Load parcel names in an order shipped with this package; AtlasError for an unknown one."""
     if name == _SEVENTEEN:
-        rows = sorted(read_orders(), key=lambda row: int(row["index_17networks"]))
-        return tuple(row["label_17networks"] for row in rows)
+        return load_seventeen("label_17networks")
     entry = find_registered(name)
     if entry is None:
         known = ", ".join(list_orders())
