@@ -17,9 +17,9 @@ from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import read_object, write_json
-from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset
+from bids_semantoks.inputs.names import is_surface_file
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.inputs.runs import find_runs, open_inputs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
@@ -216,7 +216,7 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
 def load_run_atlas(config: AppConfig, run: Run) -> Atlas:
     """Load the atlas of a call in the space of a run, on surfaces where its data are."""
     signals, work_dir, space = config.signals, config.running.work_dir, run.space
-    if is_surface(run.bold) and not run.problem:
+    if is_surface_file(run.bold.name) and not run.problem:
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
     check_is_volumetric(signals.atlas, space)
     cohort = run.entity("cohort") or ""
