@@ -17,7 +17,6 @@ from bids_semantoks.bids_names import BidsFile, explain_name, format_label, pars
 from bids_semantoks.disk import check_content
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.files import read_json
-from bids_semantoks.inputs.companions import run_key
 from bids_semantoks.inputs.names import (
     CIFTI,
     GIFTI,
@@ -28,7 +27,7 @@ from bids_semantoks.inputs.names import (
     is_volume_series,
     list_func_files,
 )
-from bids_semantoks.inputs.pairing import Candidate
+from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.records import Run
 

@@ -17,7 +17,6 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.disk import check_size
 from bids_semantoks.errors import ConfigurationError, InputError, name_some
 from bids_semantoks.inputs.accounting import UnreadRun, find_unread
-from bids_semantoks.inputs.companions import drop
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
 from bids_semantoks.inputs.layouts import (
     fill_pattern,
@@ -28,7 +27,7 @@ from bids_semantoks.inputs.layouts import (
     load_layout,
 )
 from bids_semantoks.inputs.names import GIFTI, find_folders, list_func_files
-from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series
+from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, drop, find_components, pair_files, pair_series
 from bids_semantoks.inputs.pipelines import XCPD, Derivative, Layout
 from bids_semantoks.inputs.pybids_database import find_database_files
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_among, list_asked, read_filter

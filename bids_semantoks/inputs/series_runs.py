@@ -10,10 +10,9 @@ from typing import Final
 from bids_semantoks.bids_names import SCHAEFER, BidsFile, name_schaefer, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.companions import run_key
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.inputs.found import choose_parts_or_whole, find_candidates
-from bids_semantoks.inputs.pairing import Candidate
+from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.inputs.repetition_time import find_root_sidecars
 from bids_semantoks.inputs.runs import (
     DEFAULT_SPACES,
