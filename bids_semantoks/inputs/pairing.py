@@ -110,10 +110,8 @@ def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, 
 
 
 def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | None:
-    """Find a run's events table by BIDS inheritance; the nearest folder wins, then the table with most entities.
-
-    Entities that only derivatives carry are ignored. The first of `roots` that has a table decides.
-    """
+    """Find a run's events table by BIDS inheritance, ignoring entities that only derivatives carry: the first of
+    `roots` that has one decides, then the nearest folder, then the number of entities."""
     own = {(key, value) for key, value in entities.items() if key not in DERIVED_ENTITIES}
     parts = [f"sub-{entities['sub']}", *([f"ses-{entities['ses']}"] if "ses" in entities else []), "func"]
     for root in roots:
@@ -126,11 +124,8 @@ def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | No
 
 
 def read_events(path: Path, column: str) -> tuple[tuple[Event, ...], int]:
-    """Read events sorted by onset, and count the rows dropped because they have a label but no onset or duration.
-
-    Rows without a label in `column` are dropped, uncounted. Raises InputError if the table is unreadable, lacks a
-    column, or has onsets or durations that are not in seconds.
-    """
+    """Read the rows with a label in `column`, sorted by onset, and count those dropped for lack of onset or duration.
+    Raises InputError if the table is unreadable, lacks a column, or has times that are not in seconds."""
     try:
         names, rows, lines = parse_table(read_text(path), is_padded=True)
     except OSError as error:
