@@ -44,7 +44,7 @@ _TIE = 1e-6
 
 def load_volume(
     part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]], *, space: str
-) -> tuple[AtlasVolume, Layer]:
+) -> tuple[AtlasVolume, list[Layer]]:
     """Read and check one image of an atlas for data in `space`; `landmarks` are by index in the table. Raises
     AtlasError if the image contradicts its table or the landmarks."""
     sha256 = check_file(part.path)
@@ -61,7 +61,7 @@ def load_volume(
     lookup = dict(zip(values, indices, strict=True))
     check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
     volume = part.as_volume(sha256, values, [positions[index] for index in indices])
-    return volume, build_grid_layer(image, affine, volume, space)
+    return volume, [build_grid_layer(image, affine, volume, space)]
 
 
 def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

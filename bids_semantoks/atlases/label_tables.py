@@ -313,9 +313,10 @@ def build_label(stem: str) -> str:
 
 
 def build_atlas(
-    name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = (), layers: Sequence[Layer] = ()
+    name: str, space: str, table: LabelTable, loaded: Sequence[tuple[AtlasVolume, Sequence[Layer]]] = ()
 ) -> Atlas:
-    """Build the record of an atlas with its checksum, from its table and the layers of its files."""
+    """Build the record of an atlas with its checksum, from its table, and its files with their layers."""
+    volumes, layers = tuple(volume for volume, _ in loaded), [layer for _, layers in loaded for layer in layers]
     by_files = identify_by_files(table.parcels, table.networks, volumes)
     return Atlas(
         name=name,

@@ -20,9 +20,8 @@ from bids_semantoks.atlases.label_tables import (
     rename_columns,
     rename_to_seven_networks,
 )
-from bids_semantoks.atlases.load import find_images
+from bids_semantoks.atlases.load import find_images, split_choice
 from bids_semantoks.atlases.registry import find_entry, find_places, find_registered, list_registered, load_entry
-from bids_semantoks.atlases.surface_labels import split_choice
 from bids_semantoks.bids_names import format_label, name_schaefer
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.records import Atlas
