@@ -162,11 +162,9 @@ def check_landmarks(
 
 def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
     """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
-
     `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas images may differ from the grid and
     each other in voxel size and field of view; where they overlap, the first wins. The grid of a warped atlas is cached
-    and read-only. Raises AtlasError if no voxel of the grid is in a parcel.
-    """
+    and read-only. Raises AtlasError if no voxel of the grid is in a parcel."""
     if not any(volume.transform for volume in atlas.volumes):
         return _lay(atlas, shape, affine)
     key = hash_text(repr((atlas.sha256, shape, np.round(affine, 6).tolist())))

@@ -341,11 +341,9 @@ def find_surface_spaces(path: Path, choice: str = "") -> tuple[str, ...]:
 
 
 def _build_table(files: Sequence[SurfaceLabels], paths: Sequence[Path]) -> tuple[LabelTable, list[dict[int, int]]]:
-    """List the parcels of one label file, or of left and right, and per file the position of each key among them.
-
-    They are in the order of a table next to the files, else of the keys. Without a table, networks come from the names,
-    those of voxels from the structure. Raises AtlasError for a repeated name, or a table with none of the parcels.
-    """
+    """List the parcels of one label file, or of left and right, and per file the position of each key among them. They
+    are in the order of a table next to the files, else of the keys. Without a table, networks come from the names,
+    those of voxels from the structure. Raises AtlasError for a repeated name, or a table with none of the parcels."""
     table = _find_table(paths)
     names = [[labels.names[key] for key in sorted(labels.names)] for labels in files]
     flat = [name for some in names for name in some]

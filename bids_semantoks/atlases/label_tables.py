@@ -67,7 +67,6 @@ def describe_grid(shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[An
 
 def identify(parcels: Sequence[str], networks: Sequence[str], space: str, layers: Sequence[Layer]) -> str:
     """Compute the identity of an atlas from its table, its space and its layers, of which earlier ones take precedence.
-
     Layers on one grid are merged: an atlas in two files on the same grid equals the same atlas in one file."""
     merged: list[Layer] = []
     for layer in layers:
@@ -146,11 +145,9 @@ class LabelTable:
 
 
 def load_label_table(path: Path) -> LabelTable:
-    """Read a tab-separated atlas table, rows in file order, without the background (index 0).
-
-    Columns are ``index``, ``label`` (or ``name``) and, unless the names contain it, ``network_label`` (or ``network``).
-    Raises AtlasError if the table cannot be read, lacks a column, or repeats a value or name.
-    """
+    """Read a tab-separated atlas table, rows in file order, without the background (index 0). Columns are ``index``,
+    ``label`` (or ``name``) and, unless the names contain it, ``network_label`` (or ``network``). Raises AtlasError if
+    the table cannot be read, lacks a column, or repeats a value or name."""
     columns, rows = _read_rows(path)
     name_column = next((c for c in _NAME_COLUMNS if c in columns), None)
     if "index" not in columns or name_column is None:
@@ -221,10 +218,8 @@ def _check_unique(items: list[str], column: str, path: Path) -> None:
 
 def rename_to_seven_networks(table: LabelTable) -> LabelTable:
     """Rename parcels of another order as in the 7-network order, including networks; rows and image values are kept.
-
-    Only tables with all 400 names of one order, possibly among other parcels, are renamed: in smaller
-    parcellations the same names denote other parcels.
-    """
+    Only tables with all 400 names of one order, possibly among other parcels, are renamed: in smaller parcellations the
+    same names denote other parcels."""
     column, parcels = _rename(table.parcels)
     if not column:
         return table

@@ -101,12 +101,10 @@ def _find_image_spaces(entry: Entry, places: Places) -> Iterable[str]:
 
 
 def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) -> Atlas:
-    """Load an atlas for data on surfaces by name or path; parcels in the order of the table, else of the files.
-
-    A path is a ``.dlabel.nii``, or one ``.label.gii`` or ``.annot`` with the other hemisphere next to it. Files of
-    entries are searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is
-    missing, damaged or lacks surfaces of this space.
-    """
+    """Load an atlas for data on surfaces by name or path; parcels in the order of the table, else of the files. A path
+    is a ``.dlabel.nii``, or one ``.label.gii`` or ``.annot`` with the other hemisphere next to it. Files of entries are
+    searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is missing, damaged
+    or lacks surfaces of this space."""
     chosen, choice = split_choice(name_or_path)
     if entry := find_entry(chosen):
         return load_surface_entry(load_entry(entry, on_surfaces=True), space, directory)

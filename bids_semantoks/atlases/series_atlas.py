@@ -75,11 +75,9 @@ def load_series_atlas(
 
 
 def name_series_atlas(columns: Sequence[str], asked: str, default: str) -> tuple[str, str]:
-    """Choose the atlas of series whose layout has none: the name to load, and its label.
-
-    Without a requested atlas (`asked`) it is the `default` for numbered columns, else the smallest in the registry with
-    all their names; else none, and the column names must contain the networks.
-    """
+    """Choose the atlas of series whose layout has none: the name to load, and its label. Without a requested atlas
+    (`asked`) it is the `default` for numbered columns, else the smallest in the registry with all their names; else
+    none, and the column names must contain the networks."""
     if not asked and is_numbered(columns):
         asked = default
     if not asked:

@@ -152,11 +152,9 @@ def load_cifti(path: Path) -> CiftiFile:
 def read_grayordinate_rows(
     file: CiftiFile, wanted: NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each.
-
-    Blocks without any `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next.
-    Raises CiftiError if the file is truncated.
-    """
+    """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each. Blocks without any
+    `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next. Raises CiftiError if
+    the file is truncated."""
     file.check_complete()
     length, n_rows = file.shape
     row_bytes = length * file.dtype.itemsize

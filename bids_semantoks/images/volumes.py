@@ -162,11 +162,9 @@ def one_line(error: Exception) -> str:
 
 
 def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
-    """Yield blocks (volumes, x * y * z) in the stored dtype and Fortran order while a thread decompresses the next.
-
-    The memory of a block is reused for a later one. Raises RunFailed bad_image for a truncated file or wrong checksum;
-    the file is read to its end, so damage anywhere is detected.
-    """
+    """Yield blocks (volumes, x * y * z) in the stored dtype and Fortran order while a thread decompresses the next. The
+    memory of a block is reused for a later one. Raises RunFailed bad_image for a truncated file or wrong checksum; the
+    file is read to its end, so damage anywhere is detected."""
     n_bytes = int(np.prod(volumes.shape, dtype=np.int64)) * volumes.dtype.itemsize
     per_block = min(max(1, _BLOCK_BYTES // n_bytes), volumes.n_volumes)
     counts = [min(per_block, volumes.n_volumes - start) for start in range(0, volumes.n_volumes, per_block)]

@@ -68,11 +68,9 @@ class UnreadRun:
 def find_unread(
     paths: Iterable[str], label: str, derivative: Derivative, found: Sequence[Candidate]
 ) -> list[UnreadRun]:
-    """Find a participant's runs that no candidate accounts for, one file each.
-
-    A file is accounted for if it is a candidate, another version of a candidate's run (space, atlas, resolution,
-    cleaning), of the kind that this call does not read (tables next to images), or a by-product of its pipeline.
-    """
+    """Find a participant's runs that no candidate accounts for, one file each. A file is accounted for if it is a
+    candidate, another version of a candidate's run (space, atlas, resolution, cleaning), of the kind that this call
+    does not read (tables next to images), or a by-product of its pipeline."""
     used = {path for one in found for path in (one.image.path, one.partner) if path}
     read = {run_key(one.image) for one in found}
     unread: dict[str, UnreadRun] = {}

@@ -73,12 +73,10 @@ class Dataset:
 
 
 def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> Dataset:
-    """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input.
-
-    Raises InputError if BIDS_DIR is missing, empty or not BIDS, or if it has no derivative dataset or several
-    candidates. Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images
-    with parcel series or denoised images with others.
-    """
+    """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input. Raises
+    InputError if BIDS_DIR is missing, empty or not BIDS, or if it has no derivative dataset or several candidates.
+    Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with parcel
+    series or denoised images with others."""
     check_name(bids_dir, InputError, "BIDS_DIR")
     description = _check_is_bids(bids_dir) if selection.layout is None else None
     if bids_dir.resolve() == out_dir.resolve():
@@ -136,11 +134,9 @@ def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) 
 
 
 def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Path | None = None) -> None:
-    """Refuse an OUT_DIR or work directory inside an input, with ConfigurationError.
-
-    Within BIDS_DIR, OUT_DIR may only be ``derivatives/<name>`` of a dataset that is not read, and never below
-    ``sub-*``. A work directory inside OUT_DIR is always allowed.
-    """
+    """Refuse an OUT_DIR or work directory inside an input, with ConfigurationError. Within BIDS_DIR, OUT_DIR may only
+    be ``derivatives/<name>`` of a dataset that is not read, and never below ``sub-*``. A work directory inside OUT_DIR
+    is always allowed."""
     root, out = bids_dir.resolve(), out_dir.resolve()
     hint = "Use BIDS_DIR/derivatives/<name> of a raw dataset, or a folder outside BIDS_DIR."
     read = {one.path.resolve(): f"the {one.pipeline} dataset {one.path}" for one in dataset.derivatives}

@@ -120,11 +120,8 @@ def _key(candidate: Candidate, left_out: Sequence[str]) -> tuple[object, ...]:
 
 
 def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candidate]:
-    """Drop the concatenations among the chosen runs, or with ``whole`` their parts, and log it.
-
-    A concatenation is as long as its parts together; if that cannot be determined, files by XCP-D are assumed to be
-    one.
-    """
+    """Drop the concatenations among the chosen runs, or with ``whole`` their parts, and log it. A concatenation is as
+    long as its parts together; if that cannot be determined, files by XCP-D are assumed to be one."""
     wholes = [one for one in chosen if one.parts and (_is_copy(one) if len(one.parts) == 1 else _is_sum(one))]
     if not wholes:
         return list(chosen)
@@ -210,10 +207,8 @@ def find_candidates(
     dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, kind: str = "fmriprep"
 ) -> tuple[list[Candidate], list[UnreadRun]]:
     """List the BOLD images (``fmriprep``) or series tables (``parcellated``) of the selection, in every space, and the
-    runs whose names cannot be read.
-
-    Returns at least one; InputError if none matches the participants, the sessions, tasks and runs, or the filter.
-    """
+    runs whose names cannot be read. Returns at least one; InputError if none matches the participants, the sessions,
+    tasks and runs, or the filter."""
     found: list[Candidate] = []
     unread: list[UnreadRun] = []
     for derivative in dataset.derivatives:

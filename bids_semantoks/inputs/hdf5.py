@@ -65,11 +65,9 @@ def iterate_runs(
     source: SignalsFile, *, rows: Collection[int] | None = None, max_bytes: int = 64 * 2**20
 ) -> Iterator[tuple[int, NDArray[np.float32], str]]:
     """Yield row, signals (T, P) and problem (empty if sound) of the runs in file order, read block by block, so that
-    memory does not grow with their number. With `rows`, blocks without any of these rows are skipped.
-
-    Signals come without padding, absent parcels as NaN. T is 0 if a run has no signal, or a problem: a NaN between its
-    volumes, an infinite value or atlases of unequal length. Raises InputError if the file is damaged.
-    """
+    memory does not grow with their number. With `rows`, blocks without any of these rows are skipped. Signals come
+    without padding, absent parcels as NaN. T is 0 if a run has no signal, or a problem: a NaN between its volumes, an
+    infinite value or atlases of unequal length. Raises InputError if the file is damaged."""
     with _open(source.path) as file:
         tables = [file[f"{_GROUP}/{name}"] for name, _ in ATLASES]
         # At least one HDF5 chunk, so that chunks are not decompressed repeatedly.

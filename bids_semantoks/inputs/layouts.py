@@ -89,10 +89,8 @@ def list_layouts() -> list[str]:
 
 def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield path and entity values (by short key) of each file matching a pattern; values are letters and digits only.
-
-    Files come in name order within each folder. `participants` restricts the search; empty means all. Raises
-    InputError if a folder cannot be listed.
-    """
+    Files come in name order within each folder. `participants` restricts the search; empty means all. Raises InputError
+    if a folder cannot be listed."""
     yield from _walk(str(root), pattern.split("/"), {}, frozenset(participants))
 
 

@@ -52,9 +52,7 @@ def find_folders(root: Path) -> tuple[str, ...]:
 
 def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -> str | None:
     """Scan participants until one has data: ``fmriprep`` for BOLD, ``parcellated`` for series, None if none does.
-
-    `wanted` is ``images``, ``series`` or ``auto``: images first, but series first if the pipeline denoises.
-    """
+    `wanted` is ``images``, ``series`` or ``auto``: images first, but series first if the pipeline denoises."""
     accepted = {"images": ("fmriprep",), "series": ("parcellated",)}.get(wanted, ("fmriprep", "parcellated"))
     if wanted == "auto" and pipeline.is_denoised:
         accepted = ("parcellated", "fmriprep")
@@ -101,11 +99,9 @@ def is_series(table: BidsFile) -> bool:
 
 
 def list_func_files(participant: str) -> list[str]:
-    """List the sorted files of ``func`` and ``ses-*/func``, plus JSON files above them that runs may inherit.
-
-    Folders inside ``func`` count as well. Files are not opened, so dangling links are included. Plain strings: Path
-    objects would dominate the search time. InputError if a folder cannot be listed.
-    """
+    """List the sorted files of ``func`` and ``ses-*/func``, plus JSON files above them that runs may inherit. Folders
+    inside ``func`` count as well. Files are not opened, so dangling links are included. Plain strings: Path objects
+    would dominate the search time. InputError if a folder cannot be listed."""
     found: list[str] = []
     folders = [participant]
     while folders:

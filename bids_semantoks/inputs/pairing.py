@@ -56,11 +56,9 @@ def run_key(table: BidsFile) -> Key:
 
 
 def _build_finder(files: Sequence[BidsFile], kinds: Sequence[tuple[str, str | None]], key: KeyFunction) -> Finder:
-    """Index the files of some (suffix, desc) kinds, best first; desc None accepts any, an empty one files without.
-
-    A companion has the same `key`, else one that differs only in ``part-mag``. The nearest folder wins; only the
-    image's folder and those above it are considered.
-    """
+    """Index the files of some (suffix, desc) kinds, best first; desc None accepts any, an empty one files without. A
+    companion has the same `key`, else one that differs only in ``part-mag``. The nearest folder wins; only the image's
+    folder and those above it are considered."""
     pool: dict[Key, list[BidsFile]] = {}
     for suffix, desc in kinds:
         for one in files:
@@ -220,11 +218,9 @@ class Candidate:
 
 
 def pair_files(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
-    """Pair each BOLD image, CIFTI series or GIFTI pair of one participant with its mask and confounds.
-
-    A mask shares all entities but ``desc`` with its image; confounds have exactly the entities that distinguish runs.
-    Two files of one run and space are two candidates. `paths` must be sorted.
-    """
+    """Pair each BOLD image, CIFTI series or GIFTI pair of one participant with its mask and confounds. A mask shares
+    all entities but ``desc`` with its image; confounds have exactly the entities that distinguish runs. Two files of
+    one run and space are two candidates. `paths` must be sorted."""
     pipeline, listed = derivative.source, list(paths)
     parsed, own = _parse(listed, USEFUL_ENDS, label)
     find_mask = _build_finder([one for one in own if one.extension in VOLUMES], _MASKS, image_key)
@@ -298,11 +294,8 @@ def find_components(paths: Iterable[str], label: str) -> dict[Key, tuple[str, ..
 
 
 def pair_series(paths: Iterable[str], label: str, derivative: Derivative) -> list[Candidate]:
-    """Pair each parcel series table of one participant with its coverage, censored volumes and motion.
-
-    Only means of an atlas or segmentation count, not raw signals; parcellated CIFTI is used only without a TSV
-    equivalent.
-    """
+    """Pair each parcel series table of one participant with its coverage, censored volumes and motion. Only means of an
+    atlas or segmentation count, not raw signals; parcellated CIFTI is used only without a TSV equivalent."""
     parsed, own = _parse(paths, _SERIES_ENDS, label)
     coverages = [one for one in own if "coverage" in (one.entity("stat"), one.suffix) and one.extension == ".tsv"]
     find_coverage = _build_finder(coverages, (("bold", None), ("coverage", None)), _coverage_key)
@@ -370,10 +363,8 @@ def _best_of(group: Sequence[BidsFile], pipeline: Pipeline) -> list[BidsFile]:
 
 
 def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[tuple[BidsFile, str | None]]:
-    """List a participant's surface series, each with the path of the right hemisphere if its file is the left one.
-
-    The hemisphere is dropped from the entities; the path is None for CIFTI or a missing hemisphere.
-    """
+    """List a participant's surface series, each with the path of the right hemisphere if its file is the left one. The
+    hemisphere is dropped from the entities; the path is None for CIFTI or a missing hemisphere."""
     found: dict[tuple[Key, str, str], list[BidsFile]] = {}
     for file in files:
         if is_surface_series(file, pipeline):

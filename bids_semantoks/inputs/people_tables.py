@@ -55,12 +55,10 @@ class Table:
 def find_tables(
     bids_dir: Path, phenotype: Path | None, *, id_column: str | None = None, participants: Collection[str] = ()
 ) -> Iterator[Table]:
-    """Yield tables lazily: `phenotype`, then participants, sessions and ``phenotype/*.tsv`` of each root.
-
-    `phenotype` may be relative to a root or its ``phenotype`` folder; InputError if it is missing or unsound. Any other
-    unsound table is yielded with its problem, since most calls need only one table. `id_column` has the labels in
-    `phenotype` and in tables without participant_id; `participants` are the labels in the data.
-    """
+    """Yield tables lazily: `phenotype`, then participants, sessions and ``phenotype/*.tsv`` of each root. `phenotype`
+    may be relative to a root or its ``phenotype`` folder; InputError if it is missing or unsound. Any other unsound
+    table is yielded with its problem, since most calls need only one table. `id_column` has the labels in `phenotype`
+    and in tables without participant_id; `participants` are the labels in the data."""
     roots = find_roots(bids_dir)
     if phenotype is not None:
         check_name(phenotype, InputError, "--phenotype")
@@ -103,11 +101,9 @@ def _build_unsound(path: Path, problem: InputError) -> Table:
 
 
 def read_phenotype_table(path: Path, id_columns: Sequence[str] = (_ID,), participants: Collection[str] = ()) -> Table:
-    """Read a TSV or CSV with one of `id_columns` and optional ``session_id``; labels lose ``sub-`` and ``ses-``.
-
-    Cells stay text, so 01 is not 1. Raises InputError if the file is unreadable, lacks the ID column (the
-    likely one is suggested by its overlap with `participants`), or repeats a column, participant or session.
-    """
+    """Read a TSV or CSV with one of `id_columns` and optional ``session_id``; labels lose ``sub-`` and ``ses-``. Cells
+    stay text, so 01 is not 1. Raises InputError if the file is unreadable, lacks the ID column (the likely one is
+    suggested by its overlap with `participants`), or repeats a column, participant or session."""
     names, rows, lines = _read_cells(path)
     cells = {name: tuple(_clean(row[index]) for row in rows) for index, name in enumerate(names)}
     id_column = next((name for name in id_columns if name in cells), "")
@@ -305,11 +301,9 @@ def spell(text: object) -> str:
 
 
 def read_levels(entry: object) -> tuple[frozenset[str], frozenset[str]]:
-    """Read a column's sidecar entry: its levels, and the values that mean missing, both normalised.
-
-    Missing are ``MissingValues`` (also within ``Annotations``, as written by Neurobagel and nipoppy) and ``Levels``
-    described as such.
-    """
+    """Read a column's sidecar entry: its levels, and the values that mean missing, both normalised. Missing are
+    ``MissingValues`` (also within ``Annotations``, as written by Neurobagel and nipoppy) and ``Levels`` described as
+    such."""
     if not isinstance(entry, Mapping):
         return frozenset(), frozenset()
     notes = entry.get("Annotations")

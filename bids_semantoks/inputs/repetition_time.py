@@ -66,13 +66,10 @@ def find_raw_sidecars(root: Path, label: str) -> tuple[BidsFile, ...]:
 
 
 def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: bool = False) -> StatedTime:
-    """Find the repetition time (s) that the sidecars of an image or table state, or those of the raw dataset.
-
-    The nearest applicable sidecar with RepetitionTime or SamplingFrequency decides, even with an implausible value (see
-    `decide_repetition_time`). One that is unreadable or has no
-    positive number is reported and skipped; one that was not fetched ends the search. The ``*_bold.json`` of the run's
-    images follow its own.
-    """
+    """Find the repetition time (s) that the sidecars of an image or table state, or those of the raw dataset. The
+    nearest applicable sidecar with RepetitionTime or SamplingFrequency decides, even with an implausible value (see
+    `decide_repetition_time`). One that is unreadable or has no positive number is reported and skipped; one that was
+    not fetched ends the search. The ``*_bold.json`` of the run's images follow its own."""
     pairs = set(image.entities)
     own: list[BidsFile] = []
     of_images: list[BidsFile] = []
@@ -199,11 +196,9 @@ def _key(entities: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
 
 def decide_repetition_time(run: Run, in_header: float | None = None) -> tuple[float, tuple[str, ...]]:
     """Decide on the repetition time (s) of a run; return it with notes on sources that disagree or could not be used.
-
     `in_header` is the time in the header of `run.bold`, if the caller has opened it. Raises RunFailed
     no_repetition_time if no source has a time, or if it is above 20 s or differs from another source by a factor of
-    1000; RunSkipped no_content if the run's own sidecar was not fetched and no other source has the time.
-    """
+    1000; RunSkipped no_content if the run's own sidecar was not fetched and no other source has the time."""
     stated = run.repetition_time
     if stated is None:
         check_content(run.bold.with_name(_name_sidecar(run.bold.name)))

@@ -253,11 +253,9 @@ def _state_time(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: P
 def choose_space(
     candidates: Sequence[Candidate], asked: str | None, preferred: tuple[str, ...]
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Choose a space, and the (key, value) entities that ``NAME:res-2`` adds to it.
-
-    If none is requested: the first available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only
-    one. Raises InputError if the requested space, or every default, is absent.
-    """
+    """Choose a space, and the (key, value) entities that ``NAME:res-2`` adds to it. If none is requested: the first
+    available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only one. Raises InputError if the
+    requested space, or every default, is absent."""
     there = sorted_naturally(space for one in candidates if (space := one.image.entity("space")))
     if asked is None:
         space = next((name for name in (*preferred, *DEFAULT_SPACES) if name in there), None)

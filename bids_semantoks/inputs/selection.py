@@ -74,10 +74,8 @@ def is_among(key: str, value: str, asked: Iterable[str]) -> bool:
 
 
 def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
-    """Strip the prefix from labels and drop repeats; InputError for an empty label or a bad ``@FILE``.
-
-    ``@FILE`` lists labels separated by white space or commas, with ``#`` comments, or is a TSV with ``participant_id``.
-    """
+    """Strip the prefix from labels and drop repeats; InputError for an empty label or a bad ``@FILE``. ``@FILE`` lists
+    labels separated by white space or commas, with ``#`` comments, or is a TSV with ``participant_id``."""
     labels: list[str] = []
     for item in asked:
         labels.extend(_read_label_file(Path(item[1:])) if item.startswith("@") else [item])

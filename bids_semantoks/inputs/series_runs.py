@@ -35,12 +35,10 @@ _ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
 def find_series(
     dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, atlas: str = ""
 ) -> tuple[str, tuple[Run, ...]]:
-    """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order.
-
-    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one
-    atlas. The label is empty for series of a layout without an atlas. In the runs, `bold` is the table. Raises
-    InputError if nothing is selected or the atlas, space or cleaning is ambiguous.
-    """
+    """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order. `atlas`
+    is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one atlas.
+    The label is empty for series of a layout without an atlas. In the runs, `bold` is the table. Raises InputError if
+    nothing is selected or the atlas, space or cleaning is ambiguous."""
     candidates, unread = find_candidates(dataset, selection, participants, kind="parcellated")
     if not candidates:
         first = unread[0]
