@@ -95,27 +95,20 @@ _NAME_COLUMNS = ("label", "name")
 _NETWORK_COLUMNS = ("network_label", "network")
 
 # Spellings in published tables; compared in lower case without spaces, underscores and hyphens.
-_SYNONYMS = {
-    "visual": "Vis",
-    "somatomotor": "SomMot",
-    "sensorimotor": "SomMot",
-    "smhand": "SomMot",
-    "smmouth": "SomMot",
-    "auditory": "SomMot",
-    "dorsalattention": "DorsAttn",
-    "ventralattention": "SalVentAttn",
-    "ventralattn": "SalVentAttn",
-    "salience": "SalVentAttn",
-    "cinguloopercular": "SalVentAttn",
-    "cingulooperc": "SalVentAttn",
-    "salienceventralattention": "SalVentAttn",
-    "salventattn": "SalVentAttn",
-    "control": "Cont",
-    "frontoparietal": "Cont",
-    "defaultmode": "Default",
-    "subcortical": "Subcortex",
-    "cerebellar": "Cerebellum",
-} | dict(zip(map(str.lower, CANONICAL_NETWORKS), CANONICAL_NETWORKS, strict=True))
+_SPELLINGS = {name: (name.lower(),) for name in CANONICAL_NETWORKS} | {
+    "Vis": ("vis", "visual"),
+    "SomMot": ("sommot", "somatomotor", "sensorimotor", "smhand", "smmouth", "auditory"),
+    "DorsAttn": ("dorsattn", "dorsalattention"),
+    "SalVentAttn": (
+        *("salventattn", "salienceventralattention", "ventralattention", "ventralattn", "salience"),
+        *("cinguloopercular", "cingulooperc"),
+    ),
+    "Cont": ("cont", "control", "frontoparietal"),
+    "Default": ("default", "defaultmode"),
+    "Subcortex": ("subcortex", "subcortical"),
+    "Cerebellum": ("cerebellum", "cerebellar"),
+}
+_SYNONYMS = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 
 LOG = logging.getLogger("bids_semantoks")
 

@@ -54,7 +54,8 @@ def load_series_atlas(
     table = table or _find_fitting([_load_table(path) for path in tables], columns)
     if table is None and is_numbered(columns) and (entry := find_registered(label)):
         table = _find_fitting([_load_table(load_entry(entry).table)], columns)
-    table = table or _find_registered(columns)
+    if table is None and (entry := _find_entry(columns)):
+        table = _load_table(load_entry(entry).table)
     if table is not None:
         LOG.info("Reading parcels and networks of atlas %s from %s.", label, table.path)
         return build_atlas(format_label(label), space, table)
@@ -169,11 +170,6 @@ def _find_table(asked: str, label: str, directory: Path | None) -> Path:
         find_places(directory)
         return load_entry(entry).table
     return next(iter(find_images(asked).values())).listed_in
-
-
-def _find_registered(columns: Sequence[str]) -> LabelTable | None:
-    entry = _find_entry(columns)
-    return _load_table(load_entry(entry).table) if entry else None
 
 
 def _find_entry(columns: Sequence[str]) -> Path | None:

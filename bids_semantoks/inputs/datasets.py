@@ -79,17 +79,18 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
     series or denoised images with others."""
     check_name(bids_dir, InputError, "BIDS_DIR")
     description = _check_is_bids(bids_dir) if selection.layout is None else None
+    may_be_raw = description is not None and not description.is_derivative
     if bids_dir.resolve() == out_dir.resolve():
         inside = bids_dir / "derivatives" / "bids_semantoks"
         raise ConfigurationError(
             f"OUT_DIR {out_dir} is the same directory as BIDS_DIR, which must not be written to.",
-            hint=f"Use {inside} or another folder." if _may_be_raw(description) else "Use another folder.",
+            hint=f"Use {inside} or another folder." if may_be_raw else "Use another folder.",
         )
     if selection.layout is not None:
         return _open_layout(bids_dir, selection, selection.layout)
     if selection.derivatives:
         named = _open_all(bids_dir, selection)
-        is_raw = description is None or _may_be_raw(description)
+        is_raw = description is None or may_be_raw
         return Dataset(
             root=bids_dir,
             kind="raw" if is_raw else next(one.kind for one in named if one.kind != "aroma"),
@@ -101,10 +102,6 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         own = _build_derivative(bids_dir, description, kind, bids_dir.resolve().name)
         return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=find_raw_root(bids_dir))
     return Dataset(root=bids_dir, kind="raw", derivatives=(_find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
-
-
-def _may_be_raw(description: Description | None) -> bool:
-    return description is not None and not (description.is_fmriprep or description.dataset_type == "derivative")
 
 
 def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) -> Dataset:
@@ -317,7 +314,7 @@ def _find_root_kind(folder: Path, description: Description | None, input_type: s
     if description.is_fmriprep and input_type != "series":
         return "fmriprep"
     source = recognise_pipeline(description)
-    if description.dataset_type == "derivative" or description.is_fmriprep:
+    if description.is_derivative:
         kind = find_kind(folder, source, wanted=input_type)
         if kind is None and source == AROMA:
             raise InputError(

@@ -4,7 +4,6 @@ them."""
 from __future__ import annotations
 
 import difflib
-import glob
 import logging
 import os
 import re
@@ -112,7 +111,8 @@ def _walk(
     expression = compile_part(part, values)
     wanted = {*participants, ""}  # folders above those of participants have no label
     for name in sorted(entry.name for entry in scan_folder(folder, is_optional=True)):
-        match = expression.fullmatch(name)
+        # A Mac writes ._x beside x.
+        match = expression.fullmatch(name) if name[0] != "." or part[0] == "." else None
         if match is None or (participants and match.groupdict().get("sub", values.get("sub", "")) not in wanted):
             continue
         found, path = {**values, **match.groupdict()}, os.path.join(folder, name)  # noqa: PTH118
@@ -315,18 +315,15 @@ def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
 def _find_companion(root: Path, patterns: Sequence[str], values: Mapping[str, str]) -> str | None:
     """Find the first alternative that exists; InputError if a wildcard matches several files."""
     for pattern in patterns:
-        text = fill_pattern(pattern, values)
-        if "*" not in text:
-            found = [text] if os.path.lexists(os.path.join(root, text)) else []  # noqa: PTH118
-        else:
-            found = sorted(glob.glob(re.sub(r"([\[?])", r"[\1]", text), root_dir=root))  # noqa: PTH207
+        found = [path for path, _ in find_files(root, fill_pattern(pattern, values))]
         if len(found) > 1:
+            first, second = (os.path.relpath(path, root) for path in found[:2])
             raise InputError(
-                f"The layout's pattern {pattern} matches {len(found)} files in {root}, e.g. {found[0]} and {found[1]}.",
+                f"The layout's pattern {pattern} matches {len(found)} files in {root}, e.g. {first} and {second}.",
                 hint="List the alternatives explicitly, best first.",
             )
         if found:
-            return os.path.join(root, found[0])  # noqa: PTH118
+            return found[0]
     return None
 
 

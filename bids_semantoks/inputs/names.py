@@ -156,8 +156,8 @@ def find_linked_raw(folder: Path) -> Path | None:
         if not isinstance(place, str) or ("://" in place and not place.startswith("file://")):
             continue
         path = folder / unquote(place.removeprefix("file://"))
-        if path.resolve() != folder.resolve() and _is_raw(path):
-            description = read_description(path)
-            if description is None or not (description.dataset_type == "derivative" or description.is_fmriprep):
-                return path
+        if path.resolve() == folder.resolve() or not _is_raw(path):
+            continue
+        if (description := read_description(path)) is None or not description.is_derivative:
+            return path
     return None

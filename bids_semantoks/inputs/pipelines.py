@@ -78,6 +78,11 @@ class Description:
         return self.latest.lower().startswith("fmriprep")
 
     @property
+    def is_derivative(self) -> bool:
+        """Whether the dataset says that it is a derivative one, or is known to be."""
+        return self.dataset_type == "derivative" or self.is_fmriprep
+
+    @property
     def names_fmriprep(self) -> bool:
         """Whether fMRIPrep is among the generators."""
         return any(name.lower().startswith("fmriprep") for name, _ in self.generators)

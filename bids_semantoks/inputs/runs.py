@@ -104,7 +104,10 @@ def find_runs(
     ]
     _check_cohorts(inside, space)
     chosen = sorted(_choose_finest(inside), key=lambda one: one.order)
-    _check_unique(chosen)
+    by_source: dict[frozenset[tuple[str, str]], Candidate] = {}
+    for one in chosen:
+        if (other := by_source.setdefault(one.image.source, one)) is not one:
+            refuse_datasets(other.image.path, one.image.path)
     wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
     chosen = choose_parts_or_whole(chosen, selection.combined_runs)
@@ -173,16 +176,12 @@ def refuse_twins(first: str, second: str, n_runs: int = 1) -> NoReturn:
     )
 
 
-def _check_unique(chosen: Sequence[Candidate]) -> None:
-    """Refuse two images whose outputs would share a name."""
-    by_name: dict[frozenset[tuple[str, str]], Candidate] = {}
-    for one in chosen:
-        other = by_name.setdefault(one.image.source, one)
-        if other is not one:
-            raise InputError(
-                f"Two datasets contain the same run: {other.image.path} and {one.image.path}.",
-                hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
-            )
+def refuse_datasets(first: str, second: str) -> NoReturn:
+    """Raise InputError for one run in two datasets, whose outputs would share a name."""
+    raise InputError(
+        f"Two datasets contain the same run: {first} and {second}.",
+        hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
+    )
 
 
 def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], wanted: str) -> list[Candidate]:

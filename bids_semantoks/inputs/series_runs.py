@@ -20,6 +20,7 @@ from bids_semantoks.inputs.runs import (
     build_unread,
     choose_space,
     rank_coarseness,
+    refuse_datasets,
     refuse_twins,
 )
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
@@ -130,10 +131,7 @@ def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
     chosen = []
     for tables in by_run.values():
         if len({one.derivative.path for one in tables}) > 1:
-            raise InputError(
-                f"Two datasets contain the same run: {tables[0].image.path} and {tables[-1].image.path}.",
-                hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
-            )
+            refuse_datasets(tables[0].image.path, tables[-1].image.path)
         finest = min(map(rank_coarseness, tables))
         left = [one for one in tables if rank_coarseness(one) == finest]
         desc = next((desc for desc in _PREFERRED_DESC if any(one.image.entity("desc") == desc for one in left)), "")
