@@ -64,6 +64,11 @@ def parse_name(path: str) -> BidsFile | None:
     return BidsFile(path=path, entities=sort_entities(pairs), suffix=suffix, extension=extension)
 
 
+def parse_names(paths: Iterable[str]) -> list[BidsFile]:
+    """Parse file names; those that `parse_name` cannot parse are dropped."""
+    return [one for path in paths if (one := parse_name(path)) is not None]
+
+
 def explain_name(path: str) -> str:
     """Explain why a name cannot be parsed; empty if it can."""
     return _split_name(path)[3]

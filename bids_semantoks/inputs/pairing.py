@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, natural_key, parse_name, sort_entities
+from bids_semantoks.bids_names import (
+    DERIVED_ENTITIES,
+    TABLE_ENTITIES,
+    BidsFile,
+    natural_key,
+    parse_names,
+    sort_entities,
+)
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import is_missing, parse_table, read_text
 from bids_semantoks.inputs.names import (
@@ -114,9 +121,8 @@ def find_events(entities: Mapping[str, str], roots: Sequence[Path]) -> Path | No
     parts = [f"sub-{entities['sub']}", *([f"ses-{entities['ses']}"] if "ses" in entities else []), "func"]
     for root in roots:
         for n in range(len(parts), -1, -1):
-            found = [parse_name(str(path)) for path in sorted(root.joinpath(*parts[:n]).glob("*_events.tsv"))]
-            fitting = [one for one in found if one is not None and own.issuperset(one.entities)]
-            if fitting:
+            found = parse_names(map(str, sorted(root.joinpath(*parts[:n]).glob("*_events.tsv"))))
+            if fitting := [one for one in found if own.issuperset(one.entities)]:
                 return Path(max(fitting, key=lambda one: len(one.entities)).path)
     return None
 
@@ -343,7 +349,7 @@ def rank_density(file: BidsFile) -> tuple[int, int, str]:
 
 def _parse(paths: Iterable[str], ends: tuple[str, ...], label: str) -> tuple[list[BidsFile], list[BidsFile]]:
     """Parse the files with these endings: all of them, and those with the participant's label."""
-    parsed = [one for path in paths if path.endswith(ends) and (one := parse_name(path)) is not None]
+    parsed = parse_names(path for path in paths if path.endswith(ends))
     return parsed, [one for one in parsed if one.entities[:1] == (("sub", label),)]
 
 
