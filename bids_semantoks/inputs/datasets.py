@@ -20,6 +20,7 @@ from bids_semantoks.inputs.pipelines import (
     NIBABIES,
     Derivative,
     Description,
+    Layout,
     Pipeline,
     read_description,
     recognise_pipeline,
@@ -40,9 +41,19 @@ class Dataset:
     raw_root: Path | None  # raw dataset they were made from, if found
 
     @property
+    def where(self) -> str:
+        """The folders of the derivative datasets, for messages."""
+        return " and ".join(str(one.path) for one in self.derivatives)
+
+    @property
     def is_parcellated(self) -> bool:
         """Whether parcel time series are read instead of BOLD."""
         return any(one.kind == "parcellated" for one in self.derivatives)
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of data outside BIDS, which are then the only dataset; None for BIDS."""
+        return self.derivatives[0].layout
 
     @property
     def denoised(self) -> Derivative | None:

@@ -76,9 +76,9 @@ def _suggest(root: Path, layout: Layout) -> str:
     return "Copy the layout to a JSON file, adapt its paths and pass that file to --layout."
 
 
-def describe_archives(derivative: Derivative, layout: Layout) -> str:
+def describe_archives(root: Path, layout: Layout) -> str:
     """Describe archives named like a participant folder that the layout expects but lacks; empty if none."""
-    root, packed = derivative.path, set()
+    packed = set()
     for first in {path.split("/")[0] for pattern in layout.runs for path in pattern.bold if "/" in path}:
         for _, values in find_files(root, f"{first}.zip"):
             name = fill_pattern(first, values)
@@ -218,19 +218,18 @@ def find_candidates(
                 unread += others
     unread = _leave_other_kinds(unread, kind)
     found = attach_parts(_attach_components(found, dataset, participants))
-    where = " and ".join(str(one.path) for one in dataset.derivatives)
     folder = selection.bids_database_dir
     stale = f" (if they are new, delete the database {folder}, which is not updated)" if folder else ""
     if not found and not unread:
         _refuse_minimal(dataset, participants)
-        _refuse_nothing(dataset, where, participants, kind, stale)
+        _refuse_nothing(dataset, participants, kind, stale)
     heard = {one.image.entities[0][1] for one in found} | {one.label for one in unread}
     if silent := set(participants) - heard:
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     odd = {label for one in found for _, label in one.image.entities if not label.replace("+", "").isalnum()}
     if odd:
         LOG.warning("Labels with characters that BIDS does not allow are kept in the outputs: %s", describe_labels(odd))
-    chosen, left = _select(found, unread, selection, where)
+    chosen, left = _select(found, unread, selection, dataset.where)
     return _apply_filter(chosen, left, selection.bids_filter_file)
 
 
@@ -273,7 +272,7 @@ def _select(
 
 def _refuse_minimal(dataset: Dataset, participants: Sequence[str]) -> None:
     """Refuse the output of fMRIPrep ``--level minimal``: references and transforms of runs, but no BOLD."""
-    for one in dataset.derivatives if dataset.derivatives[0].layout is None else ():
+    for one in dataset.derivatives if dataset.layout is None else ():
         for label in participants:
             paths = list_func_files(str(one.path / f"sub-{label}"))
             if any(path.endswith(_MINIMAL_ENDS) for path in paths):
@@ -286,19 +285,19 @@ def _refuse_minimal(dataset: Dataset, participants: Sequence[str]) -> None:
                 )
 
 
-def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
+def _refuse_nothing(dataset: Dataset, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
     whom = f"for at least one of {describe_labels(participants)} participants{stale}"
-    layout = dataset.derivatives[0].layout
-    if layout is not None:
+    if (layout := dataset.layout) is not None:
         expected, hint = describe_nearest_files(dataset.root, layout, participants)
-        raise InputError(f"No files of layout {layout.name} {whom} in {where}: {expected}.", hint=hint)
+        raise InputError(f"No files of layout {layout.name} {whom} in {dataset.where}: {expected}.", hint=hint)
     if kind == "parcellated":
         raise InputError(
-            f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",
+            f"No parcellated series in {dataset.where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv "
+            f"{whom}.",
             hint="Raw signals (desc-raw) and statistics other than the mean are ignored.",
         )
     raise InputError(
-        f"No preprocessed BOLD in {where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz {whom}.",
+        f"No preprocessed BOLD in {dataset.where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz {whom}.",
         hint="Parcellated series cannot be extracted again."
         if all(one.kind == "parcellated" for one in dataset.derivatives)
         else "Check that fMRIPrep finished and wrote volumes in standard space (--output-spaces).",

@@ -264,14 +264,14 @@ def has_files(root: Path, layout: Layout) -> bool:
     return any(next(find_files(root, path), None) for one in layout.runs for path in one.bold)
 
 
-def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
+def find_layout_participants(root: Path, layout: Layout) -> tuple[str, ...]:
     """List the labels whose folder (or first file) exists, in natural order."""
     labels: set[str] = set()
     for pattern, is_fallback in dict.fromkeys((path, one.is_fallback) for one in layout.runs for path in one.bold):
         parts = pattern.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
         # For a fallback the run itself must exist: `{participant}/...` alone would match any folder.
-        found = find_files(derivative.path, "/".join(parts if is_fallback else parts[:n_parts]))
+        found = find_files(root, "/".join(parts if is_fallback else parts[:n_parts]))
         labels.update(values["sub"] for _, values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
 

@@ -43,20 +43,18 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
     the closest match, for an unknown label, or if none remain after exclusion."""
     asked = read_labels(selection.participant_label, "sub-")
     excluded = set(read_labels(selection.exclude_participant_label, "sub-"))
-    roots = [one.path for one in dataset.derivatives if one.layout is None]
-    where = " and ".join(str(one.path) for one in dataset.derivatives)
-    if asked and all(any((root / f"sub-{label}").is_dir() for root in roots) for label in asked):
+    roots, layout = [one.path for one in dataset.derivatives], dataset.layout
+    if asked and not layout and all(any((root / f"sub-{label}").is_dir() for root in roots) for label in asked):
         chosen = set(asked)
     else:
-        known = {label for root in roots for label in find_participant_labels(root)}
-        for one in dataset.derivatives:
-            known.update(find_layout_participants(one, one.layout) if one.layout else ())
+        found = map(find_participant_labels, roots) if layout is None else [find_layout_participants(roots[0], layout)]
+        known = {label for labels in found for label in labels}
         if not known:
-            _refuse_no_participant(dataset, where)
-        for one in dataset.derivatives:
-            if one.layout and (packed := describe_archives(one, one.layout)):
-                LOG.warning("Some data in %s cannot be read. %s", one.path, packed)
-        chosen = set(keep_known(asked, known, where, is_lenient=selection.ignore_missing_participants)) or known
+            _refuse_no_participant(dataset)
+        if layout and (packed := describe_archives(roots[0], layout)):
+            LOG.warning("Some data in %s cannot be read. %s", roots[0], packed)
+        is_lenient = selection.ignore_missing_participants
+        chosen = set(keep_known(asked, known, dataset.where, is_lenient=is_lenient)) or known
     left = sorted_naturally(chosen - excluded)
     if not left:
         raise InputError(
@@ -68,17 +66,17 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
     return left
 
 
-def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
-    first = dataset.derivatives[0]
-    if first.layout is not None:
-        expected, hint = describe_nearest_files(first.path, first.layout)
+def _refuse_no_participant(dataset: Dataset) -> NoReturn:
+    first = dataset.derivatives[0].path
+    if (layout := dataset.layout) is not None:
+        expected, hint = describe_nearest_files(first, layout)
         raise InputError(
-            f"{where} contains no participants in layout {first.layout.name}: {expected}.",
-            hint=describe_archives(first, first.layout) or hint,
+            f"{dataset.where} contains no participants in layout {layout.name}: {expected}.",
+            hint=describe_archives(first, layout) or hint,
         )
-    zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
+    zipped = sorted(path.name for path in first.glob("sub-*.zip"))
     raise InputError(
-        f"{where} contains no participants: expected folders named sub-*.",
+        f"{dataset.where} contains no participants: expected folders named sub-*.",
         hint=f"It contains {len(zipped)} archives such as {zipped[0]}; unpack them first." if zipped else "",
     )
 
@@ -113,10 +111,9 @@ def find_runs(
     chosen = choose_parts_or_whole(chosen, selection.combined_runs)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
     runs = [build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen]
-    for number, one in enumerate(chosen):
-        layout = one.derivative.layout
-        if layout is not None and not layout.is_shipped and one.repetition_time is not None:
-            check_layout_time(runs[number], layout.name, one.repetition_time)
+    for run, one in zip(runs, chosen, strict=True):
+        if dataset.layout is not None and not dataset.layout.is_shipped and one.repetition_time is not None:
+            check_layout_time(run, dataset.layout.name, one.repetition_time)
     for one in elsewhere:
         problem = f"The run has no image in {wanted}; found {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
@@ -155,16 +152,13 @@ def _choose_finest(inside: Sequence[Candidate]) -> list[Candidate]:
     by_run: dict[tuple[Path, frozenset[tuple[str, str]]], list[Candidate]] = {}
     for one in inside:
         by_run.setdefault((one.derivative.path, one.image.source), []).append(one)
-    chosen = []
-    twice = []
+    finest = []
     for versions in by_run.values():
         ranks = [(rank_density(one.image), rank_coarseness(one)) for one in versions]
-        finest = [one for one, rank in zip(versions, ranks, strict=True) if rank == min(ranks)]
-        chosen.append(finest[0])
-        twice += [finest[:2]] if len(finest) > 1 else []
-    if twice:
+        finest.append([one for one, rank in zip(versions, ranks, strict=True) if rank == min(ranks)])
+    if twice := [some for some in finest if len(some) > 1]:
         refuse_twins(twice[0][0].image.path, twice[0][1].image.path, len(twice))
-    return chosen
+    return [first for first, *_ in finest]
 
 
 def refuse_twins(first: str, second: str, n_runs: int = 1) -> NoReturn:
@@ -314,8 +308,7 @@ def warn_of_missing(dataset: Dataset, selection: SelectionConfig, participants: 
     if selection.participant_label or dataset.kind == "layout":
         return
     known = {*participants, *read_labels(selection.exclude_participant_label, "sub-")}
-    where = " and ".join(str(one.path) for one in dataset.derivatives)
-    _warn((dataset.root, dataset.raw_root), known, f"derivatives in {where}")
+    _warn((dataset.root, dataset.raw_root), known, f"derivatives in {dataset.where}")
 
 
 def warn_of_missing_outputs(bids_dir: Path, out_dir: Path, known: Collection[str]) -> None:
