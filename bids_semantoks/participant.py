@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
+from bids_semantoks.atlases.load import find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.disk import check_writable
@@ -218,7 +218,6 @@ def load_run_atlas(config: AppConfig, run: Run) -> Atlas:
     signals, work_dir, space = config.signals, config.running.work_dir, run.space
     if is_surface_file(run.bold.name) and not run.problem:
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
-    check_is_volumetric(signals.atlas, space)
     cohort = run.entity("cohort") or ""
     return load_atlas(signals.atlas, space=space, cohort=cohort, directory=signals.atlas_dir, work_dir=work_dir)
 

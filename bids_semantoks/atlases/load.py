@@ -121,15 +121,6 @@ def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path 
     return load_surface_files(path, space, choice)
 
 
-def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
-    """Raise AtlasError for a surface label file if the data are volumetric."""
-    if is_surface_atlas(Path(split_choice(name_or_path)[0])):
-        raise AtlasError(
-            f"The atlas {name_or_path} is on surfaces, but the data in {space or 'native space'} are volumetric.",
-            hint="Choose surface data (--space) or a volumetric atlas (.nii.gz).",
-        )
-
-
 def load_atlas(
     name_or_path: str | Path, *, space: str, directory: Path | None, work_dir: Path | None = None, cohort: str = ""
 ) -> Atlas:
@@ -156,9 +147,13 @@ def load_atlas(
         parts = find_parts(entry, own, places, lambda: find_target(work_dir))
         log_unused(entry, own, places, parts)
     else:
-        images = find_images(name_or_path)
+        on_surfaces = is_surface_atlas(Path(split_choice(name_or_path)[0]))
+        images = {} if on_surfaces else find_images(name_or_path)
         if not images:
-            raise AtlasError(f"The atlas {name_or_path} is on surfaces, but the data in {own} are volumetric.")
+            raise AtlasError(
+                f"The atlas {name_or_path} is on surfaces, but the data in {own or 'native space'} are volumetric.",
+                hint="Choose surface data (--space) or a volumetric atlas (.nii.gz).",
+            )
         name = build_label(strip_suffix(next(iter(images.values())).path))
         # If an image's name gives the template without a cohort, trust the user.
         fitting = images.get(own) or images.get(split_cohort(own)[0])

@@ -15,14 +15,7 @@ from helpers.pins import forget
 
 from bids_semantoks.atlases.label_surfaces import build_surface_volume, choose, load_surface_labels
 from bids_semantoks.atlases.label_tables import LabelTable, build_atlas, load_label_table
-from bids_semantoks.atlases.load import (
-    check_is_volumetric,
-    find_all_spaces,
-    find_images,
-    load_atlas,
-    load_surface_atlas,
-    split_choice,
-)
+from bids_semantoks.atlases.load import find_all_spaces, find_images, load_atlas, load_surface_atlas, split_choice
 from bids_semantoks.atlases.registry import LabelFile
 from bids_semantoks.atlases.supply import Part
 from bids_semantoks.errors import AtlasError
@@ -126,7 +119,7 @@ def test_what_does_not_fit_is_said(tmp_path):
     with pytest.raises(AtlasError, match="fsLR, the data in fsaverage5"):
         load_surface_atlas(path, space="fsaverage5", directory=None)
     with pytest.raises(AtlasError, match="MNI152NLin6Asym"):
-        check_is_volumetric(path, "MNI152NLin6Asym")
+        load_atlas(path, space="MNI152NLin6Asym", directory=None)
     with pytest.raises(AtlasError, match=r"Demo457.*fsLR"):
         load_surface_atlas("Demo457", space="fsLR", directory=None)
     with pytest.raises(AtlasError, match=r"absent\.dlabel\.nii not found"):
@@ -281,7 +274,7 @@ def test_a_map_of_several_is_chosen(tmp_path):
     assert first.sha256 != atlas.sha256
     assert find_all_spaces(f"{path}:1", directory=None) == ("fsLR",)
     with pytest.raises(AtlasError, match="on surfaces"):
-        check_is_volumetric(f"{path}:1", SPACE)
+        load_atlas(f"{path}:1", space=SPACE, directory=None)
 
 
 def test_a_file_with_one_map_needs_no_choice(tmp_path):
