@@ -19,8 +19,7 @@ from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
 from bids_semantoks.files import read_object, write_json
 from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.names import is_surface_file
-from bids_semantoks.inputs.pipelines import Derivative
+from bids_semantoks.inputs.names import Derivative, is_surface_file
 from bids_semantoks.inputs.runs import find_runs, open_inputs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch

@@ -21,6 +21,7 @@ from bids_semantoks.inputs.names import (
     CIFTI,
     GIFTI,
     VOLUMES,
+    Derivative,
     find_participant_labels,
     is_series,
     is_surface_series,
@@ -28,7 +29,6 @@ from bids_semantoks.inputs.names import (
     list_func_files,
 )
 from bids_semantoks.inputs.pairing import Candidate, run_key
-from bids_semantoks.inputs.pipelines import Derivative
 from bids_semantoks.records import Run
 
 _BYPRODUCTS: Final = Path(__file__).parent.parent / "data" / "byproducts.json"

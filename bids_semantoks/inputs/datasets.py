@@ -13,8 +13,7 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.accounting import describe_first_unread
 from bids_semantoks.inputs.layouts import choose_runs, load_layout
-from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root, split_named
-from bids_semantoks.inputs.pipelines import (
+from bids_semantoks.inputs.names import (
     AROMA,
     FMRIPREP,
     NIBABIES,
@@ -22,8 +21,13 @@ from bids_semantoks.inputs.pipelines import (
     Description,
     Layout,
     Pipeline,
+    find_folders,
+    find_kind,
+    find_participant_labels,
+    find_raw_root,
     read_description,
     recognise_pipeline,
+    split_named,
 )
 
 LOG = logging.getLogger(__name__)
@@ -240,7 +244,7 @@ def _build_derivative(path: Path, description: Description, kind: str, name: str
 
 def _describe_nothing(source: Pipeline, input_type: str) -> str:
     """Name the file types a dataset lacks, to complete a message after "contains" or "with"."""
-    images, series = f"*{source.image_ends[0]}", "parcellated *_timeseries.tsv"
+    images, series = f"*_desc-{source.descs[0]}_bold.nii.gz", "parcellated *_timeseries.tsv"
     if input_type == "auto":
         return f"neither {images} nor {series}"
     return f"no {images if input_type == 'images' else series} (--input-type {input_type})"

@@ -26,9 +26,8 @@ from bids_semantoks.inputs.layouts import (
     list_layouts,
     load_layout,
 )
-from bids_semantoks.inputs.names import GIFTI, find_folders, list_func_files
+from bids_semantoks.inputs.names import GIFTI, XCPD, Derivative, Layout, find_folders, list_func_files
 from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, drop, find_components, pair_files, pair_series
-from bids_semantoks.inputs.pipelines import XCPD, Derivative, Layout
 from bids_semantoks.inputs.pybids_database import find_database_files
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_among, list_asked, read_filter
 

@@ -15,9 +15,8 @@ from typing import Any, Final, NoReturn
 from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import read_json
-from bids_semantoks.inputs.names import is_surface_file, scan_folder
+from bids_semantoks.inputs.names import Derivative, Layout, RunPattern, is_surface_file, scan_folder
 from bids_semantoks.inputs.pairing import Candidate
-from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
 from bids_semantoks.inputs.repetition_time import LONGEST
 from bids_semantoks.records import SERIES_ENDS
 

@@ -26,6 +26,8 @@ from bids_semantoks.inputs.names import (
     CIFTI,
     GIFTI,
     VOLUMES,
+    Derivative,
+    Pipeline,
     find_above,
     is_series,
     is_surface_file,
@@ -33,7 +35,6 @@ from bids_semantoks.inputs.names import (
     is_volume_series,
     split_named,
 )
-from bids_semantoks.inputs.pipelines import Derivative, Pipeline
 
 Key = frozenset[tuple[str, str]]
 KeyFunction = Callable[[BidsFile], Key]
