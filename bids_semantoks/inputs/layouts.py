@@ -287,16 +287,16 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
                 if frozenset(values.items()) in better:
                     continue
                 one = _build_candidate(derivative, pattern, path, values)
-                other = seen.setdefault(one.image.entities, one.image.path)
-                if other != one.image.path and pattern.is_fallback:
-                    passed_over.append(one.image.path)
-                    continue
-                if other != one.image.path:
+                other = seen.setdefault(one.image.entities, path)
+                if other == path:
+                    yield one
+                elif pattern.is_fallback:
+                    passed_over.append(path)
+                else:
                     raise InputError(
-                        f"Two files have the same entities in layout {layout.name}: {other} and {one.image.path}.",
+                        f"Two files have the same entities in layout {layout.name}: {other} and {path}.",
                         hint="Add an entity that distinguishes them, in braces or under entities.",
                     )
-                yield one
             better.update(frozenset(values.items()) for _, values in found)
     if passed_over:
         LOG.info(
