@@ -23,10 +23,8 @@ from bids_semantoks.inputs.names import (
     VOLUMES,
     Derivative,
     find_participant_labels,
-    is_series,
-    is_surface_series,
-    is_volume_series,
     list_func_files,
+    tell_kind,
 )
 from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.records import Run
@@ -81,7 +79,7 @@ def find_unread(
         is_of_read = file is not None and file.entity("sub") == label and _is_of(file, read)
         if is_of_read or _is_byproduct(path, derivative.source.label):
             continue
-        is_other = file is not None and _is_other_kind(file, derivative)
+        is_other = file is not None and tell_kind(file, derivative.source) not in (None, derivative.kind)
         why = _find_fault(file, label, derivative) if file else explain_name(path)
         unread.setdefault(
             _strip(path), UnreadRun(path=path, label=label, why=why, is_other_kind=is_other, derivative=derivative)
@@ -96,12 +94,6 @@ def describe_first_unread(derivative: Derivative) -> str:
         for one in find_unread(paths, label, derivative, ()):
             return f"The first file that looks like a run is {Path(one.path).name}: {one.why}. "
     return ""
-
-
-def _is_other_kind(file: BidsFile, derivative: Derivative) -> bool:
-    if derivative.kind == "parcellated":
-        return is_volume_series(file, derivative.source) or is_surface_series(file, derivative.source)
-    return is_series(file)
 
 
 def _find_fault(file: BidsFile, label: str, derivative: Derivative) -> str:

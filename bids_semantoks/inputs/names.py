@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
-from bids_semantoks.bids_names import BidsFile, natural_key, parse_name
+from bids_semantoks.bids_names import BidsFile, natural_key, parse_names
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_json, read_object
 
@@ -219,15 +219,15 @@ def find_kind(root: Path, pipeline: Pipeline = OTHER, *, wanted: str = "auto") -
         accepted = ("parcellated", "fmriprep")
     for label in find_participant_labels(root):
         paths = list_func_files(os.path.join(root, f"sub-{label}"))  # noqa: PTH118 - as in list_func_files
-        found = {_tell_kind(path, pipeline) for path in paths}
+        files = parse_names(path for path in paths if path.endswith((*VOLUMES, GIFTI, ".tsv")))
+        found = {tell_kind(file, pipeline) for file in files}
         if chosen := next((kind for kind in accepted if kind in found), None):
             return chosen
     return None
 
 
-def _tell_kind(path: str, pipeline: Pipeline) -> str | None:
-    if not path.endswith((*VOLUMES, GIFTI, ".tsv")) or (file := parse_name(path)) is None:
-        return None
+def tell_kind(file: BidsFile, pipeline: Pipeline) -> str | None:
+    """Classify a file by name: ``fmriprep`` for a readable BOLD image, ``parcellated`` for parcel series, else None."""
     if is_volume_series(file, pipeline) or is_surface_series(file, pipeline):
         return "fmriprep"
     return "parcellated" if is_series(file) else None
