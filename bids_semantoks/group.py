@@ -23,7 +23,7 @@ from bids_semantoks.embedding import (
     leave_out_damaged,
 )
 from bids_semantoks.errors import InputError, ResourceError, name_count
-from bids_semantoks.inputs.opening import find_roots
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (

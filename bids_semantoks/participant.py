@@ -10,19 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
+from bids_semantoks.atlases.load import find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, name_count
 from bids_semantoks.files import read_object, write_json
-from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.opening import Inputs, open_inputs
-from bids_semantoks.inputs.pipelines import Derivative
-from bids_semantoks.inputs.runs import find_runs
+from bids_semantoks.inputs.names import Derivative, is_surface_file
+from bids_semantoks.inputs.runs import find_runs, open_inputs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
 from bids_semantoks.outputs.dataset import (
@@ -69,7 +67,7 @@ from bids_semantoks.signals.read_series import read_first_header
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
+def run_participants(config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] | None = None) -> Tally:
     """Run the participant level (on `inputs` opened before) and count the outcomes of its runs. Raises SemantoksError,
     before anything is written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
@@ -156,7 +154,9 @@ def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> N
         remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
-def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
+def build_plan(
+    config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] | None = None
+) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
     """Find the runs, resolve atlas and encoder (None for signals only) and determine what is left to do. Writes
     nothing. Raises SemantoksError if anything requested is missing or incompatible."""
     dataset, participants = inputs or open_inputs(config)
@@ -208,9 +208,8 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
 def load_run_atlas(config: AppConfig, run: Run) -> Atlas:
     """Load the atlas of a call in the space of a run, on surfaces where its data are."""
     signals, work_dir, space = config.signals, config.running.work_dir, run.space
-    if is_surface(run.bold) and not run.problem:
+    if is_surface_file(run.bold.name) and not run.problem:
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
-    check_is_volumetric(signals.atlas, space)
     cohort = run.entity("cohort") or ""
     return load_atlas(signals.atlas, space=space, cohort=cohort, directory=signals.atlas_dir, work_dir=work_dir)
 

@@ -15,7 +15,7 @@ from bids_semantoks.config import AppConfig, RunningConfig, SelectionConfig, to_
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_run, find_missing, name_readout
 from bids_semantoks.errors import ConfigurationError, InputError, ResourceError, name_count
 from bids_semantoks.files import hash_text
-from bids_semantoks.inputs.opening import warn_of_missing_outputs
+from bids_semantoks.inputs.runs import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs

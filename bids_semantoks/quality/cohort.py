@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.errors import name_count
 from bids_semantoks.files import read_rows, write_json, write_records
-from bids_semantoks.inputs.opening import find_absent
+from bids_semantoks.inputs.runs import find_absent
 from bids_semantoks.outputs.sidecars import read_column_descriptions, read_status
 from bids_semantoks.outputs.store import OutputPaths, find_signals, find_statuses
 from bids_semantoks.quality.fit import AMBER, RED
