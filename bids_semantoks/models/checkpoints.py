@@ -36,8 +36,10 @@ from bids_semantoks.models.hub import (
     AUTHORS_REPOSITORY,
     CONFIG_FILE,
     OUR_FILES,
+    choose_file,
     find_origin,
     find_seed,
+    is_part,
     label_encoder,
     load_from_hub,
     parse_repository,
@@ -51,9 +53,7 @@ from bids_semantoks.models.weight_files import (
     WeightFile,
     check_content,
     check_dense,
-    choose_file,
     find_part,
-    is_part,
     read_weights,
 )
 

@@ -1,21 +1,16 @@
-"""Encoders on the Hugging Face hub and in the caches of its client: ORG/NAME[/SUBFOLDER][@REVISION], or a folder of a
-cache, to files."""
+"""Where the weights of an encoder are: in a folder, on the Hugging Face hub (ORG/NAME[/SUBFOLDER][@REVISION]), or in a
+cache of its client."""
 
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from bids_semantoks.errors import ModelError, name_some
-from bids_semantoks.models.weight_files import (
-    AUTHORS_FILE,
-    WEIGHTS_FILE,
-    WEIGHTS_NAMES,
-    WEIGHTS_SUFFIXES,
-    check_content,
-    choose_file,
-)
+from bids_semantoks.models.weight_files import AUTHORS_FILE, SHARD, WEIGHTS_FILE, WEIGHTS_SUFFIXES, check_content
 from bids_semantoks.runtime.downloads import FetchError, fetch_hub_file, find_hub_caches, find_hub_file, find_snapshot
 
 AUTHORS_REPOSITORY: Final = "SamGijsen/Brain-Semantoks"
@@ -30,6 +25,18 @@ _REPOSITORY: Final = re.compile(
 _SEED: Final = re.compile(r"(?:(?P<word>[a-z]+)_)?(?:random_)?seed[_-]?(?P<number>\d*)", re.IGNORECASE)
 _ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _FILE_SUFFIXES: Final = (*WEIGHTS_SUFFIXES, ".json")
+
+#: Names by which libraries save a whole model, in the order in which they are looked for.
+WEIGHTS_NAMES: Final = (
+    AUTHORS_FILE,
+    *(WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    *("model.pt", "model.pth", "model.bin", "model.ckpt"),
+)
+
+#: Files that trainers write next to the weights.
+_NO_WEIGHTS: Final = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*|.*optim_states.*"
+)
 
 
 def label_encoder(text: str) -> str:
@@ -177,3 +184,57 @@ def _unreachable(name: HubName, error: FetchError) -> ModelError:
         or f"Run `bids_semantoks-fetch DIR --model {name}` on a machine with network access and set "
         "BIDS_SEMANTOKS_CACHE_DIR to the same directory here; or pass the path of the file to --model.",
     )
+
+
+def is_part(path: Path) -> bool:
+    """Return whether the folder names a model rather than its file: our weights, a shard or an index of shards."""
+    return path.name == WEIGHTS_FILE or path.name.endswith(".index.json") or SHARD.fullmatch(path.name) is not None
+
+
+def choose_file(directory: Path) -> Path:
+    """Choose the weights file of a folder: by its usual names, else the only one. ModelError if there are none or
+    several, or its link is broken."""
+    for name in WEIGHTS_NAMES:
+        if (directory / name).is_symlink() or (directory / name).is_file():
+            check_content(directory / name)
+            return directory / name
+    found = _list_candidates(directory)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelError(
+            f"{directory} contains {len(found)} weights files: {_name(found)}.", hint="Pass one of them to --model."
+        )
+    if any(directory.glob("*.distcp")):
+        raise ModelError(
+            f"{directory} contains a distributed PyTorch checkpoint.",
+            hint="Convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.",
+        )
+    raise ModelError(
+        f"{directory} contains no encoder: expected config.json and {WEIGHTS_FILE}, or {AUTHORS_FILE}.",
+        hint=_suggest(directory),
+    )
+
+
+def _list_candidates(directory: Path) -> list[Path]:
+    """List weights files; of shards the first."""
+    found: dict[str, Path] = {}
+    for path in sorted(directory.iterdir()):
+        is_hidden = path.name.startswith(".")
+        if path.name.endswith(WEIGHTS_SUFFIXES) and not is_hidden and not _NO_WEIGHTS.fullmatch(path.name):
+            shard = SHARD.fullmatch(path.name)
+            found.setdefault(f"{shard[1]}{shard[3]}{shard[4]}" if shard else path.name, path)
+    return list(found.values())
+
+
+def _suggest(directory: Path) -> str:
+    """Suggest what in a folder may have been intended."""
+    if any((directory / "checkpoints").glob("step-*.pt")):
+        return "Its training has not finished; repeat the call with --pretrain to resume it."
+    below = [path for path in sorted(directory.glob("*/")) if not path.name.startswith(".")]
+    encoders = [path for path in below if any((path / name).is_file() for name in WEIGHTS_NAMES)]
+    return f"It has encoders in the folders {_name(encoders)}." if encoders else ""
+
+
+def _name(paths: Sequence[Path]) -> str:
+    return textwrap.shorten(name_some([path.name for path in paths]), 200, placeholder=" ...")
