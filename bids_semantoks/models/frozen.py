@@ -46,6 +46,13 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means exhausted memory, for which libraries also raise only a general one."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "_ALLOC_FAILED"))
+
+
 def find_real_patches(n_real: NDArray[np.int64], config: EncoderConfig) -> NDArray[np.bool_]:
     """Mark the patches (B, K) that hold a real volume, from the real volumes (B,) of windows padded at the end."""
     first_volumes = np.arange(config.n_patches) * config.patch
@@ -219,20 +226,15 @@ class FrozenEncoder:
                     made = made.repeat(len(mask) // len(made), 1, 1, 1)
                 tokens: torch.Tensor = self._encoder.refine(made, masked).tokens.float()
                 return tokens
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(len(mask)) from error
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
-            raise self._out_of_memory(len(mask)) from error
-
-    def _out_of_memory(self, n_windows: int) -> RunFailed:
-        smaller = n_windows // 2
-        return RunFailed(
-            "out_of_memory",
-            f"{n_windows} windows at a time do not fit in the memory of {self.device}.",
-            hint=f"Use --batch-size {smaller}." if smaller else "Use a machine with more memory, or --device cpu.",
-        )
+            smaller = len(mask) // 2
+            raise RunFailed(
+                "out_of_memory",
+                f"{len(mask)} windows at a time do not fit in the memory of {self.device}.",
+                hint=f"Use --batch-size {smaller}." if smaller else "Use a machine with more memory, or --device cpu.",
+            ) from error
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]

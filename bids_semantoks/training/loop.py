@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ResourceError, TrainingStopped
-from bids_semantoks.models.frozen import PRECISIONS
+from bids_semantoks.models.frozen import PRECISIONS, is_out_of_memory
 from bids_semantoks.runtime.resources import STOPPING, handle_signals
 from bids_semantoks.training import batches
 from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
@@ -42,9 +42,6 @@ from bids_semantoks.training.views import ViewCutter
 LOGGER = logging.getLogger("bids_semantoks")
 _CHECKPOINT_SECONDS: Final = 120.0
 _CUDA_FLUSH: Final = 20
-
-#: Phrases for exhausted memory in messages of libraries that raise only a general error.
-_MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
 
 #: Compilers that Triton looks for if CC is not set.
 _COMPILERS: Final = ("gcc", "clang")
@@ -155,10 +152,8 @@ class Pretraining:
         """Turn out-of-memory and full-disk errors into ResourceError with a remedy."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
-            raise self._describe_memory() from error
         except RuntimeError as error:
-            if not any(words in str(error) for words in _MEMORY_WORDS):
+            if not is_out_of_memory(error):
                 raise
             raise self._describe_memory() from error
         except OSError as error:
