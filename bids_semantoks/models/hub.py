@@ -82,6 +82,11 @@ class HubName(NamedTuple):
         return self.repository + folder + revision
 
 
+def _name_repository(folder: str) -> str:
+    """Name the repository (ORG/NAME) of a folder of the client's cache."""
+    return folder.removeprefix("models--").replace("--", "/", 1)
+
+
 def parse_repository(text: str) -> HubName | None:
     """Read ORG/NAME[/SUBFOLDER][@REVISION]; None if the text has another form or looks like a file."""
     found = _REPOSITORY.fullmatch(text)
@@ -99,7 +104,7 @@ def find_origin(path: Path) -> HubName | None:
     if at is None or parts[at + 1 : at + 2] != ("snapshots",) or len(parts) < at + 3:
         return None
     inside = parts[at + 3 :] if path.is_dir() else parts[at + 3 : -1]
-    return HubName(parts[at].removeprefix("models--").replace("--", "/", 1), "/".join(inside), parts[at + 2])
+    return HubName(_name_repository(parts[at]), "/".join(inside), parts[at + 2])
 
 
 def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
@@ -112,12 +117,12 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
         return directory, name or origin.label
     inside = [one for one in (path, *path.parents[:2]) if one.name.startswith("models--")]
     if inside:
-        name = name or HubName(inside[0].name.removeprefix("models--").replace("--", "/", 1)).label
+        name = name or HubName(_name_repository(inside[0].name)).label
     repositories = [one for one in sorted((*path.glob("models--*"), *path.glob("hub/models--*"))) if one.is_dir()]
     if len(repositories) == 1:
         return resolve_cache(repositories[0], name)
     if repositories:
-        known = name_some([one.name.removeprefix("models--").replace("--", "/", 1) for one in repositories])
+        known = name_some([_name_repository(one.name) for one in repositories])
         raise ModelError(
             f"{directory} is a cache with {len(repositories)} repositories: {known[:200]}.",
             hint="Pass one of their folders, or its ORG/NAME, to --model.",
