@@ -119,6 +119,13 @@ class Encoder(nn.Module):
         return EncoderOutput(tokens, tokens[:, 0])
 
 
+def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
+    """Pool tokens (B, 1 + N*K, D) to (B, D), ``cls`` (class token) or ``avg`` (mean of the others), or to (B, 2D),
+    ``cls_avg`` (``avg``, then ``cls``)."""
+    parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
+    return torch.cat([parts[name] for name in (("avg", "cls") if pooling == "cls_avg" else (pooling,))], dim=1)
+
+
 def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Compute patch positions (K, D), sin(k w) then cos(k w), w_j = 10000^(-j / (D/2)) (Vaswani et al. 2017)."""
     half = width // 2
@@ -174,8 +181,6 @@ def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
         values = parse_json(text)
     except ValueError as error:
         raise ConfigurationError(f"encoder configuration {name_or_path} is not JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"encoder configuration {name_or_path} must be a JSON object, found {values!r}.")
     return from_json(EncoderConfig, values, where=f"encoder configuration {name_or_path}")
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
 from bids_semantoks.models.checkpoints import LoadedEncoder
+from bids_semantoks.models.encoder import pool_tokens
 from bids_semantoks.models.parcels import ParcelMatch, token_rows
 from bids_semantoks.records import Embedding, Windows
 
@@ -243,12 +244,7 @@ class FrozenEncoder:
     def _pool(self, tokens: torch.Tensor, pooling: str) -> NDArray[np.float32]:
         """Pool tokens to embeddings; masked tokens count in means, as in the published model."""
         with torch.inference_mode():
-            if pooling == "networks":
-                pooled = self._pool_networks(tokens)
-            else:
-                parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
-                names = ("avg", "cls") if pooling == "cls_avg" else (pooling,)
-                pooled = torch.cat([parts[name] for name in names], dim=1)
+            pooled = self._pool_networks(tokens) if pooling == "networks" else pool_tokens(tokens, pooling)
             vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.encoder import Encoder, pool_tokens
 
 _EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")
 INITIAL_DEVIATION = 2e-5
@@ -20,25 +20,22 @@ INITIAL_DEVIATION = 2e-5
 class TunedEncoder(nn.Module):
     """Copy of an encoder, with BatchNorm and a linear layer on its embedding.
 
-    `pooling` is ``cls_avg`` (mean of tokens, then class token), ``cls`` or ``avg``;
-    `seed` draws the first weights of the head.
+    `pooling` is ``cls_avg``, ``cls`` or ``avg``, as in `pool_tokens`; `seed` draws the first weights of the head.
     """
 
     def __init__(self, encoder: Encoder, n_outputs: int, *, pooling: str, seed: int) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
         self.encoder.requires_grad_(True)
-        self.parts = ("avg", "cls") if pooling == "cls_avg" else (pooling,)
-        n_features = len(self.parts) * encoder.config.width
+        self.pooling = pooling
+        n_features = (2 if pooling == "cls_avg" else 1) * encoder.config.width
         self.head_norm = nn.BatchNorm1d(n_features)
         self.head_weight = nn.Parameter(draw_head(n_outputs, n_features, seed=seed).float())
         self.head_bias = nn.Parameter(torch.zeros(n_outputs))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Predict logits or values: windows (B, P, W) -> (B, C); mask (B, N, K) marks tokens without data."""
-        tokens = self.encoder(x, mask).tokens  # (B, 1 + N*K, D)
-        parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
-        vectors = self.head_norm(torch.cat([parts[part] for part in self.parts], dim=1))
+        vectors = self.head_norm(pool_tokens(self.encoder(x, mask).tokens, self.pooling))
         return nn.functional.linear(vectors, self.head_weight, self.head_bias)
 
 
