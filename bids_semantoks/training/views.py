@@ -141,7 +141,7 @@ def _draw_block(size: tuple[int, int, int], ratio: tuple[float, float], generato
     n_views, n_networks, n_patches = size
     share = _draw_share(n_views, ratio, generator)
     least = (share * n_networks).ceil().clamp(1, n_networks)
-    height = least + (_draw_share(n_views, (0.0, 1.0), generator) * (n_networks - least + 1)).floor()
+    height = least + _draw_integers(n_networks - least, generator)
     width = (share * n_networks * n_patches / height).round().clamp(1, n_patches)
     rows = _draw_interval(n_networks, height.long(), generator)
     columns = _draw_interval(n_patches, width.long(), generator)
@@ -163,7 +163,7 @@ def _draw_subset(n: int, counts: Tensor, generator: torch.Generator) -> Tensor:
 
 def _draw_interval(n: int, lengths: Tensor, generator: torch.Generator) -> Tensor:
     """Mark a random interval of n in each row, sized by lengths (B,), each start equally likely: (B, n)."""
-    starts = (_draw_share(len(lengths), (0.0, 1.0), generator) * (n - lengths + 1)).long()[:, None]
+    starts = _draw_integers(n - lengths, generator)[:, None]
     places = torch.arange(n, device=generator.device)
     return (places >= starts) & (places < starts + lengths[:, None])
 
@@ -244,9 +244,7 @@ def augment(
     if by_parcels:
         share = _draw_uniform(n_views, LEVELS[by_parcels].parcels, generator)
         n_zeroed = (n_parcels * share).long().clamp(min=1)
-        order = torch.rand(n_views, n_parcels, generator=generator, device=views.device).argsort(dim=1)
-        ranks = torch.arange(n_parcels, device=views.device)
-        parcel_factor.scatter_(1, order, (ranks >= n_zeroed[:, None]).float())  # a random subset of that size
+        parcel_factor = (~_draw_subset(n_parcels, n_zeroed, generator)).float()
     if by_time:
         share = _draw_uniform(n_views, LEVELS[by_time].time, generator)
         n_block = (n_real * share).long().clamp(min=1)
