@@ -363,12 +363,10 @@ def build_settings(*, is_masked: bool) -> StepSettings:
 def draw_batch(view: SignalView, config: EncoderConfig, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two views of each of the first scans, and masks: (2B, P, W) and (2B, N, K)."""
     generator = torch.Generator(device).manual_seed(0)
-    signals, lengths = view.read_batch(np.arange(size))
-    on_device = torch.from_numpy(signals).to(device).transpose(1, 2)
+    signals = torch.from_numpy(view.read_batch(np.arange(size))).to(device).transpose(1, 2)
+    lengths, present = (torch.from_numpy(part[:size]).to(device) for part in (view.lengths, view.present))
     pair = [
-        draw_views(
-            on_device, torch.from_numpy(lengths).to(device), window=config.window, levels=(1,) * 4, generator=generator
-        )[0]
+        draw_views(signals, lengths, present, window=config.window, levels=(1,) * 4, generator=generator)[0]
         for _ in range(2)
     ]
     masks = draw_masks(

@@ -156,7 +156,7 @@ class BatchFeed:
         mine = runs[self.part * size : (self.part + 1) * size]
         if self._resident is not None:
             return mine, None
-        signals = torch.from_numpy(self.view.read_batch(mine)[0])
+        signals = torch.from_numpy(self.view.read_batch(mine))
         return mine, signals.pin_memory() if self.device.type == "cuda" else signals
 
     @staticmethod

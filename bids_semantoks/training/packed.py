@@ -217,10 +217,10 @@ class SignalView:
             self._checked[run] = True
         return values
 
-    def read_batch(self, runs: NDArray[np.int64]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-        """Read runs (B,), zero-padded at the end to the longest: signals (B, T, P), lengths (B,)."""
+    def read_batch(self, runs: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Read runs (B,), zero-padded at the end to the longest: signals (B, T, P)."""
         lengths = self.lengths[runs]
         signals = np.zeros((len(runs), int(lengths.max()), self.n_parcels), dtype=np.float16)
         for row, run in enumerate(runs.tolist()):
             signals[row, : lengths[row]] = self.read(run)
-        return signals, lengths
+        return signals

@@ -188,7 +188,7 @@ LEVELS = (
 def draw_views(
     signals: Tensor,
     lengths: Tensor,
-    present: Tensor | None = None,
+    present: Tensor,
     *,
     window: int,
     levels: tuple[int, int, int, int],
@@ -197,20 +197,12 @@ def draw_views(
     """Draw one augmented window of each run, (B, P, W), and count its real volumes, (B,); call twice for two views.
 
     Signals (B, P, T) are z-scored; values past a run's length (B,) or in parcels not `present` (B, P) are never used
-    and may be NaN. By default parcels with only finite values are present. `levels` is as in `TrainingConfig.levels`.
+    and may be NaN. `levels` is as in `TrainingConfig.levels`.
     """
-    if present is None:
-        present = find_present(signals, lengths)
     starts = draw_starts(lengths, window=window, generator=generator)
     views = cut_views(signals, lengths, present, starts, window=window)
     n_real = lengths.clamp(max=window)
     return augment(views, n_real, present, levels=levels, generator=generator), n_real
-
-
-def find_present(signals: Tensor, lengths: Tensor) -> Tensor:
-    """Find parcels with a signal, (B, P): all values within the run's length are finite."""
-    real = torch.arange(signals.shape[-1], device=signals.device) < lengths[:, None]  # (B, T)
-    return (signals.isfinite() | ~real[:, None]).all(dim=-1)
 
 
 def draw_starts(lengths: Tensor, *, window: int, generator: torch.Generator) -> Tensor:
