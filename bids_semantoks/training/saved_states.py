@@ -39,16 +39,13 @@ class TrainingState:
     tensors: Mapping[str, Any]  # state dictionaries of module (student and teacher), optimiser and scaler
 
 
+_STATE: Final = tuple(TrainingState.__dataclass_fields__)
+
+
 def write_state(directory: Path, state: TrainingState) -> Path:
     """Write a checkpoint atomically, then remove all but the last two; ResourceError if it cannot be written."""
     path = directory / f"step-{state.step:08d}.pt"
-    content = {
-        "format": FORMAT,
-        "settings": dict(state.settings),
-        "step": state.step,
-        "n_batches": state.n_batches,
-        "tensors": dict(state.tensors),
-    }
+    content = {"format": FORMAT} | {name: getattr(state, name) for name in _STATE}
     try:
         with open_atomic(path, is_durable=True) as file:
             torch.save(content, file)
@@ -85,7 +82,7 @@ def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingSta
     for path in reversed(find_states(directory)):
         try:
             content = _load(path)
-            state = TrainingState(**{name: content[name] for name in TrainingState.__dataclass_fields__})
+            state = TrainingState(**{name: content[name] for name in _STATE})
             is_ours = content["format"] == FORMAT
         except _DAMAGES as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -94,7 +91,11 @@ def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingSta
         if not is_ours:
             LOGGER.warning("Skipping the checkpoint %s, which has another format version.", path)
             continue
-        _check_settings(path, state.settings, settings)
+        if differences := find_differences(state.settings, settings):
+            raise ConfigurationError(
+                f"The checkpoint {path} has different settings: {'; '.join(differences)}.",
+                hint="Use the original settings, another --encoder-name, or --overwrite to restart.",
+            )
         return state
     return None
 
@@ -109,15 +110,6 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TypeError(f"it contains a {type(content).__name__}")
     return content
-
-
-def _check_settings(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differences = find_differences(stored, wanted)
-    if differences:
-        raise ConfigurationError(
-            f"The checkpoint {path} has different settings: {'; '.join(differences)}.",
-            hint="Use the original settings, another --encoder-name, or --overwrite to restart.",
-        )
 
 
 def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
