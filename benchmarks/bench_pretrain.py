@@ -44,11 +44,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a machine that o
 from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.encoder import Encoder, ProjectionHead, build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import default_layout
+from bids_semantoks.training.batches import Schedules, StepSettings, build_schedules
 from bids_semantoks.training.distill import TeacherStudent, ViewBatch, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, find_compiler_obstacle
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
-from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
 from bids_semantoks.training.views import draw_masks, draw_views
 
 N_VOLUMES = 180

@@ -36,10 +36,19 @@ from bids_semantoks.reports.figures import write_figures
 from bids_semantoks.runtime.resources import choose_n_procs, record_end
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
-from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, choose_precision, watch_signals
+from bids_semantoks.training.loop import (
+    Pretraining,
+    StopRequest,
+    TrainingPlan,
+    choose_precision,
+    describe_full_disk,
+    find_differences,
+    find_states,
+    read_last_state,
+    watch_signals,
+)
 from bids_semantoks.training.packed import SignalStore, SignalView
 from bids_semantoks.training.progress import LOG_COLUMNS
-from bids_semantoks.training.saved_states import describe_full_disk, find_differences, find_states, read_last_state
 
 CLAIM_FILE: Final = ".training.json"
 _BEAT: Final = 10.0  # seconds between heartbeats

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.parcels import token_rows
-from bids_semantoks.training.schedules import StepSettings
+from bids_semantoks.training.batches import StepSettings
 
 AllReduce = Callable[[Tensor], Tensor]
 

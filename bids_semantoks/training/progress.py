@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bids_semantoks.errors import TrainingDiverged
 from bids_semantoks.runtime.logs import Pace, draw_bar
+from bids_semantoks.training.batches import Schedules, StepSettings
 from bids_semantoks.training.distill import StepReport
-from bids_semantoks.training.schedules import Schedules, StepSettings
 
 LOGGER = logging.getLogger("bids_semantoks")
 

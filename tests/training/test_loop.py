@@ -24,12 +24,10 @@ from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingDiverged, TrainingStopped
 from bids_semantoks.pretraining.card import TrainingLog, read_training_log
 from bids_semantoks.training import loop
-from bids_semantoks.training.batches import choose_batch_size
+from bids_semantoks.training.batches import build_schedules, choose_batch_size
 from bids_semantoks.training.distributed import Ranks
-from bids_semantoks.training.loop import Pretraining, StopRequest
+from bids_semantoks.training.loop import Pretraining, StopRequest, find_states, read_last_state
 from bids_semantoks.training.progress import LOG_COLUMNS, CollapseWatch
-from bids_semantoks.training.saved_states import find_states, read_last_state
-from bids_semantoks.training.schedules import build_schedules
 
 DRIVER = Path(__file__).parents[1] / "helpers" / "training_driver.py"
 
