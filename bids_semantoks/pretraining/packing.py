@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,28 +80,9 @@ class TableReader:
             return f"{path}: {error}"
 
 
-def pack_file(
-    store: SignalStore,
-    data: TrainingData,
-    file: SignalsFile,
-    *,
-    target: float,
-    is_wanted: Callable[[], bool] = lambda: True,
-) -> None:
-    """Pack the participants of an HDF5 file, described by `describe_file`, block by block.
-
-    `target` is the repetition time in seconds. Once `is_wanted` returns False,
-    reading stops and what was read is packed.
-    """
-    by_row = {source.where: source for source in data.sources if source.key not in store}
-    if not by_row:
-        return
-    LOGGER.info("Packing %d of %d runs of %s into %s.", len(by_row), len(data.sources), file.path, store.directory)
-    rows = itertools.takewhile(lambda _: is_wanted(), _read_rows(by_row, file, target))
-    store.add(Progress("Packing").each("run", rows, total=len(by_row)))
-
-
-def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
+def _read_rows(missing: Sequence[SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
+    """Read rows of an HDF5 file, block by block."""
+    by_row = {source.where: source for source in missing}
     for block in iterate_blocks(file, rows=by_row.keys()):
         for row, (table, problem) in enumerate(zip(block.signals, block.problems, strict=True), start=block.start):
             source = by_row.get(row)
@@ -124,27 +105,34 @@ def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: fl
             yield run
 
 
-def pack_tables(
+def pack_signals(
     store: SignalStore,
     data: TrainingData,
     order: Sequence[int],
     *,
     target: float,
-    n_procs: int,
+    n_procs: int = 1,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Pack the stored runs that the store lacks; unreadable runs are excluded with a warning.
+    """Pack the runs that the store lacks; unreadable runs are excluded with a warning.
 
-    `order` (P,) is the atlas position of each encoder parcel, `target` the repetition time in seconds. Once `is_wanted`
-    returns False, reading stops and what was read is packed.
+    `order` (P,) is the atlas position of each encoder parcel in stored tables, `n_procs` how many processes read these;
+    `target` is the repetition time in seconds. Once `is_wanted` returns False, reading stops and what was read is
+    packed.
     """
     missing = [source for source in data.sources if source.key not in store]
     if not missing:
         return
-    LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(data.sources), store.directory)
+    place = f" of {data.file.path}" if data.file else ""
+    LOGGER.info("Packing %d of %d runs%s into %s.", len(missing), len(data.sources), place, store.directory)
+    progress = Progress("Packing")
+    if data.file is not None:
+        rows = itertools.takewhile(lambda _: is_wanted(), _read_rows(missing, data.file, target))
+        store.add(progress.each("run", rows, total=len(missing)))
+        return
     arguments = (list(order), data.parcels, target)
     results = run_jobs(TableReader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
-    store.add(_keep_readable(Progress("Packing").each("run", results, total=len(missing)), missing))
+    store.add(_keep_readable(progress.each("run", results, total=len(missing)), missing))
 
 
 def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalSource]) -> Iterator[PackedRun]:

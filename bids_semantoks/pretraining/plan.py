@@ -39,7 +39,6 @@ class Blueprint:
     layout: NetworkLayout
     recipe: TrainingConfig  # with the batch size resolved
     data: TrainingData
-    file: SignalsFile | None  # None if the signals are stored tables
     settings: dict[str, Any]  # must be identical to resume a stopped training
 
     @property
@@ -67,22 +66,20 @@ def read_training_config(config: PretrainingConfig) -> TrainingConfig:
 
 def describe_data(
     config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasLabels
-) -> tuple[EncoderConfig, TrainingData, SignalsFile | None]:
+) -> tuple[EncoderConfig, TrainingData]:
     """Describe the encoder and its training data without reading any signals.
 
     The data are the `stored` runs with their `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5
-    file, which is then returned as well. Raises SemantoksError if anything cannot be read.
+    file. Raises SemantoksError if anything cannot be read.
     """
     encoder = read_encoder_config(config.pretraining.encoder_config)
     path = config.pretraining.pretrain_data
     if path is not None:
-        return encoder, *describe_file(path, target=encoder.repetition_time)
-    return encoder, describe_stored(stored, *atlas, target=encoder.repetition_time), None
+        return encoder, describe_file(path, target=encoder.repetition_time)
+    return encoder, describe_stored(stored, *atlas, target=encoder.repetition_time)
 
 
-def draw_blueprint(
-    config: AppConfig, encoder: EncoderConfig, data: TrainingData, file: SignalsFile | None, *, n_parts: int
-) -> Blueprint:
+def draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData, *, n_parts: int) -> Blueprint:
     """Determine everything a training depends on, including the size of batches that are split into `n_parts`.
 
     Raises SemantoksError if data and options do not allow a training.
@@ -112,7 +109,6 @@ def draw_blueprint(
         layout=layout,
         recipe=recipe,
         data=data,
-        file=file,
         settings=settings,
     )
 
@@ -135,6 +131,7 @@ class TrainingData:
     networks: tuple[str, ...]  # (P,) label of each parcel
     facts: dict[str, Any]  # description of the data in the model card
     cleaning: dict[str, Any]  # how they were cleaned, for comparison with later runs
+    file: SignalsFile | None = None  # the HDF5 file of the sources; None if they are stored tables
 
 
 def describe_stored(
@@ -172,7 +169,7 @@ def _describe_bands(settings: Sequence[Mapping[str, Any]]) -> Any:
     return " or ".join(sorted(names.get(one) or "{:g} to {:g} Hz".format(*json.loads(one)) for one in found))
 
 
-def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFile]:
+def describe_file(path: Path, *, target: float) -> TrainingData:
     """Describe the participants of an HDF5 file as training data, one source per row.
 
     The signals are assumed to have the encoder's repetition time, `target` seconds: the layout does not store any.
@@ -183,11 +180,13 @@ def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFi
         SignalSource(key=f"{stem}-{row}", participant=label, where=row) for row, label in enumerate(file.ids)
     )
     facts = {"source": f"HDF5 file {path.name}", "band": "not known", "atlas": "Schaefer400, Tian3, Buckner7"}
-    return (
-        TrainingData(
-            sources=sources, parcels=file.parcels, networks=file.networks, facts=facts, cleaning=describe_cleaning([])
-        ),
-        file,
+    return TrainingData(
+        sources=sources,
+        parcels=file.parcels,
+        networks=file.networks,
+        facts=facts,
+        cleaning=describe_cleaning([]),
+        file=file,
     )
 
 
