@@ -16,6 +16,7 @@ from bids_semantoks.files import read_table, write_json, write_text
 from bids_semantoks.outputs.credits import build_hub_header
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.reports.figures import FIGURES
+from bids_semantoks.training.progress import LOG_COLUMNS
 
 CARD_FILE: Final = "README.md"
 LOG_FILE: Final = "training_log.tsv"
@@ -31,16 +32,14 @@ _CHOICES: Final = ("noise_removed", "global_signal", "scrubbing")
 
 
 class TrainingLog:
-    """Table of a training, one row every few steps; the first column is ``step``.
-    Resuming drops rows after the checkpoint."""
+    """Table of a training, one row of `LOG_COLUMNS` every few steps; resuming drops rows after the checkpoint."""
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.columns = tuple(columns)
 
     def start(self, step: int) -> None:
         """Start the table, or keep its rows up to `step`, from which the training resumes; 0 for a new one."""
-        header = "\t".join(self.columns)
+        header = "\t".join(LOG_COLUMNS)
         kept = [header]
         if step and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -49,12 +48,11 @@ class TrainingLog:
                 kept += [line for line, at in zip(lines[1:], steps, strict=True) if at.isdecimal() and int(at) <= step]
         write_text(self.path, "\n".join(kept) + "\n")
         described = read_column_descriptions("training_log")
-        meanings = {column: described[column] for column in self.columns if column in described}
-        write_json(self.path.with_suffix(".json"), meanings, only_if_changed=True)
+        write_json(self.path.with_suffix(".json"), described, only_if_changed=True)
 
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Append rows (values by column) and sync them to disk; missing values become ``n/a``."""
-        cells = ([row.get(column, math.nan) for column in self.columns] for row in rows)
+        cells = ([row.get(column, math.nan) for column in LOG_COLUMNS] for row in rows)
         lines = ["\t".join("n/a" if math.isnan(one) else f"{one:.7g}" for one in row) + "\n" for row in cells]
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(lines))

@@ -48,7 +48,6 @@ from bids_semantoks.training.loop import (
     watch_signals,
 )
 from bids_semantoks.training.packed import SignalStore, SignalView
-from bids_semantoks.training.progress import LOG_COLUMNS
 
 LOGGER = logging.getLogger("bids_semantoks")
 CLAIM_FILE: Final = ".training.json"
@@ -294,7 +293,7 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
     )
     if ranks.is_first:
         write_json(plan.checkpoints / "settings.json", plan.settings)
-    training.run(TrainingLog(plan.directory / LOG_FILE, LOG_COLUMNS), request)
+    training.run(TrainingLog(plan.directory / LOG_FILE), request)
     if ranks.is_first:
         details = build_details(plan.data, view, plan.settings, plan.encoder)
         details["recipe"] |= {"precision": precision, "parts_a_batch_is_cut_into": config.pretraining.accumulate}
