@@ -289,7 +289,7 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
         precision,
         device,
         f", {ranks.size} processes" if ranks.size > 1 else "",
-        ", signals in its memory" if training.feed.is_resident else "",
+        ", signals in its memory" if training.feed.resident is not None else "",
     )
     if ranks.is_first:
         write_json(plan.checkpoints / "settings.json", plan.settings)

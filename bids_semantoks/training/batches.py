@@ -125,15 +125,10 @@ class BatchFeed:
         self.part = part
         self.n_parts = n_parts
         self.present = torch.from_numpy(view.present).to(device)
-        self._resident: Tensor | None = None
+        self.resident: Tensor | None = None  # all signals, (T, P), where they fit into GPU memory
         if device.type == "cuda" and view.n_bytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            self._resident = self._load()
+            self.resident = self._load()
         self._firsts = np.cumsum(view.lengths) - view.lengths
-
-    @property
-    def is_resident(self) -> bool:
-        """Whether all signals are in GPU memory."""
-        return self._resident is not None
 
     def _load(self) -> Tensor:
         flat = torch.empty(int(self.view.lengths.sum()), self.view.n_parcels, dtype=torch.float16, device=self.device)
@@ -149,28 +144,21 @@ class BatchFeed:
             number = first
             coming = pool.submit(self._prepare, number)
             while True:
-                ready = coming.result()
+                runs, signals = coming.result()
                 number += 1
                 coming = pool.submit(self._prepare, number)
-                yield [self._finish(*piece) for piece in self._cut(ready, n_slices)]
+                size = len(runs) // n_slices
+                pieces = [slice(start, start + size) for start in range(0, len(runs), size)]
+                yield [self._finish(runs[piece], None if signals is None else signals[piece]) for piece in pieces]
 
     def _prepare(self, number: int) -> tuple[NDArray[np.int64], Tensor | None]:
         runs = self.order.draw(number)
         size = len(runs) // self.n_parts
         mine = runs[self.part * size : (self.part + 1) * size]
-        if self._resident is not None:
+        if self.resident is not None:
             return mine, None
         signals = torch.from_numpy(self.view.read_batch(mine))
         return mine, signals.pin_memory() if self.device.type == "cuda" else signals
-
-    @staticmethod
-    def _cut(
-        ready: tuple[NDArray[np.int64], Tensor | None], n_slices: int
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor | None]]:
-        runs, signals = ready
-        size = len(runs) // n_slices
-        for start in range(0, len(runs), size):
-            yield runs[start : start + size], None if signals is None else signals[start : start + size]
 
     def _finish(self, runs: NDArray[np.int64], signals: Tensor | None) -> Batch:
         index, lengths, firsts = self._send(np.stack([runs, self.view.lengths[runs], self._firsts[runs]])).unbind()
@@ -187,10 +175,10 @@ class BatchFeed:
 
     def _gather(self, firsts: Tensor, lengths: Tensor, *, longest: int) -> Tensor:
         """Gather runs from GPU memory, padded like those from disk: (B, T, P)."""
-        assert self._resident is not None
+        assert self.resident is not None
         volumes = torch.arange(longest, device=self.device)
-        rows = (firsts[:, None] + volumes).clamp(max=len(self._resident) - 1)  # (B, T)
-        return self._resident[rows].masked_fill_((volumes >= lengths[:, None])[..., None], 0.0)
+        rows = (firsts[:, None] + volumes).clamp(max=len(self.resident) - 1)  # (B, T)
+        return self.resident[rows].masked_fill_((volumes >= lengths[:, None])[..., None], 0.0)
 
 
 class StepSettings(NamedTuple):

@@ -81,7 +81,7 @@ def test_signals_in_the_memory_of_the_device_give_the_same_batches(tmp_path):
     order = BatchOrder(view.participants, 8, seed=0)
     read, resident = (BatchFeed(view, order, torch.device("cpu"), part=0, n_parts=1) for _ in range(2))
     # Only a GPU keeps them by itself.
-    resident._resident = resident._load()
+    resident.resident = resident._load()
     for ours, theirs, _ in zip(resident.stream(0, 2), read.stream(0, 2), range(5), strict=False):
         for kept, fresh in zip(ours, theirs, strict=True):
             longest = int(kept.lengths.max())
