@@ -195,7 +195,10 @@ class TeacherStudent(nn.Module):
         ttr = self._sum_ttr(student.tokens, teacher.tokens, absent) if ttr_weight > 0 else None
         token = None
         if masks is not None and self.config.token_weight > 0:
-            token = self._sum_tokens(student.tokens, teacher.tokens, masks if absent is None else masks & ~absent)
+            masked = masks if absent is None else masks & ~absent
+            with torch.no_grad():
+                wanted = self.teacher_head(teacher.tokens[:, 1:])
+            token = sum_tokens(self.student_head(student.tokens[:, 1:]), wanted, masked.flatten(1))
         return self._join(cls, ttr, token, sum_spread(teacher_cls), ttr_weight=ttr_weight)
 
     def _hide(self, views: Tensor, masks: Tensor | None, absent: Tensor | None) -> Tensor:
@@ -225,12 +228,6 @@ class TeacherStudent(nn.Module):
         weights = (~absent).to(rows.dtype)[..., None]
         mean: Tensor = (rows * weights).sum(dim=2) / weights.sum(dim=2).clamp(min=1)
         return mean
-
-    def _sum_tokens(self, student: Tensor, teacher: Tensor, masked: Tensor) -> TokenSums:
-        student_tokens = self.student_head(student[:, 1:])
-        with torch.no_grad():
-            teacher_tokens = self.teacher_head(teacher[:, 1:])
-        return sum_tokens(student_tokens, teacher_tokens, masked.flatten(1))
 
     def _join(
         self, cls: RateSums, ttr: RateSums | None, token: TokenSums | None, spread: SpreadSums, *, ttr_weight: float
