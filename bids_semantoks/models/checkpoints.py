@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
 from bids_semantoks.files import hash_text, open_atomic, read_json, read_text
@@ -32,24 +31,10 @@ from bids_semantoks.models.encoder import (
     build_head,
     read_encoder_config,
 )
-from bids_semantoks.models.hub import (
-    AUTHORS_REPOSITORY,
-    CONFIG_FILE,
-    OUR_FILES,
-    choose_file,
-    find_origin,
-    find_seed,
-    is_part,
-    label_encoder,
-    load_from_hub,
-    parse_repository,
-    resolve_cache,
-)
+from bids_semantoks.models.hub import CONFIG_FILE, find_origin, find_weights
 from bids_semantoks.models.parcels import NetworkLayout, choose_layout, default_layout, layout_from_json, layout_to_json
 from bids_semantoks.models.weight_files import (
-    AUTHORS_FILE,
     WEIGHTS_FILE,
-    WEIGHTS_SUFFIXES,
     Part,
     WeightFile,
     check_content,
@@ -179,23 +164,7 @@ def load_encoder(
     text = str(name_or_path)
     if text.partition(":")[0] == "random":
         return _build_random(text, atlas, seed)
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:
-        raise ModelError(f"Encoder {text!r} not found: unknown user.") from error
-    check_name(path, ModelError, "The encoder")
-    if path.is_symlink() and not path.exists():
-        check_content(path)
-    if path.exists():
-        return _load_path(path)
-    if (asked := parse_repository(text)) is not None:
-        return _load_path(load_from_hub(asked), asked.label)
-    raise ModelError(
-        f"Encoder {text!r} not found: no such file or directory.",
-        hint=f"Besides paths: ORG/NAME[/SUBFOLDER][@REVISION] on the Hugging Face Hub, such as "
-        f"{AUTHORS_REPOSITORY}, or "
-        f"{', '.join(f'random:{name}' for name in ENCODER_NAMES)}.",
-    )
+    return _load_file(*find_weights(text))
 
 
 def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, seed: int) -> LoadedEncoder:
@@ -216,29 +185,6 @@ def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, 
         is_random=True,
         head=build_head(config, seed).eval(),
     )
-
-
-def _load_path(path: Path, name: str = "") -> LoadedEncoder:
-    if path.is_dir():
-        path, name = resolve_cache(path, name)
-        if (path / WEIGHTS_FILE).is_file() != (path / CONFIG_FILE).is_file() and not (path / AUTHORS_FILE).exists():
-            _check_complete(path)
-        return _load_file(choose_file(path), name or label_encoder(path.resolve().name))
-    if path.name == CONFIG_FILE:
-        return _load_file(choose_file(path.parent), name or label_encoder(path.resolve().parent.name))
-    seed = find_seed(path.absolute().parent.name)
-    usual = f"BrainSemantoks{f'Seed{seed}' if seed else ''}" if path.name == AUTHORS_FILE else ""
-    stem = path.resolve().parent.name if is_part(path) else path.stem
-    return _load_file(path, name or usual or label_encoder(stem))
-
-
-def _check_complete(directory: Path) -> None:
-    """Raise ModelError if a folder holds only one of our two files, and nothing else that could be read."""
-    missing = next(name for name in OUR_FILES if not (directory / name).is_file())
-    check_content(directory / missing)
-    others = missing == WEIGHTS_FILE and any(one.name.endswith(WEIGHTS_SUFFIXES) for one in directory.iterdir())
-    if not others and not (missing == WEIGHTS_FILE and (directory / f"{WEIGHTS_FILE}.index.json").exists()):
-        raise ModelError(f"{directory} does not contain a complete encoder: {missing} is missing.")
 
 
 def _load_file(path: Path, name: str) -> LoadedEncoder:

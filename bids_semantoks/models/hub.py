@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from bids_semantoks.bids_names import check_name
 from bids_semantoks.errors import ModelError, name_some
+from bids_semantoks.models.encoder import ENCODER_NAMES
 from bids_semantoks.models.weight_files import AUTHORS_FILE, SHARD, WEIGHTS_FILE, WEIGHTS_SUFFIXES, check_content
 from bids_semantoks.runtime.downloads import FetchError, fetch_hub_file, find_hub_caches, find_hub_file, find_snapshot
 
@@ -191,9 +193,45 @@ def _unreachable(name: HubName, error: FetchError) -> ModelError:
     )
 
 
-def is_part(path: Path) -> bool:
-    """Return whether the folder names a model rather than its file: our weights, a shard or an index of shards."""
-    return path.name == WEIGHTS_FILE or path.name.endswith(".index.json") or SHARD.fullmatch(path.name) is not None
+def find_weights(text: str) -> tuple[Path, str]:
+    """Find the weights file of an encoder by its path, or its name on the hub, and its label in output names. Raises
+    ModelError if it is not found or incomplete."""
+    try:
+        path, name = Path(text).expanduser(), ""
+    except RuntimeError as error:
+        raise ModelError(f"Encoder {text!r} not found: unknown user.") from error
+    check_name(path, ModelError, "The encoder")
+    if path.is_symlink() and not path.exists():
+        check_content(path)
+    if not path.exists():
+        if (asked := parse_repository(text)) is None:
+            raise ModelError(
+                f"Encoder {text!r} not found: no such file or directory.",
+                hint="Besides paths: ORG/NAME[/SUBFOLDER][@REVISION] on the Hugging Face Hub, such as "
+                f"{AUTHORS_REPOSITORY}, or {', '.join(f'random:{one}' for one in ENCODER_NAMES)}.",
+            )
+        path, name = load_from_hub(asked), asked.label
+    if path.is_dir():
+        path, name = resolve_cache(path, name)
+        if (path / WEIGHTS_FILE).is_file() != (path / CONFIG_FILE).is_file() and not (path / AUTHORS_FILE).exists():
+            _check_complete(path)
+        return choose_file(path), name or label_encoder(path.resolve().name)
+    if path.name == CONFIG_FILE:
+        return choose_file(path.parent), name or label_encoder(path.resolve().parent.name)
+    seed = find_seed(path.absolute().parent.name)
+    usual = f"BrainSemantoks{f'Seed{seed}' if seed else ''}" if path.name == AUTHORS_FILE else ""
+    # The folder names a model rather than its file where this is ours, a shard or an index of shards.
+    is_part = path.name == WEIGHTS_FILE or path.name.endswith(".index.json") or SHARD.fullmatch(path.name)
+    return path, name or usual or label_encoder(path.resolve().parent.name if is_part else path.stem)
+
+
+def _check_complete(directory: Path) -> None:
+    """Raise ModelError if a folder holds only one of our two files, and nothing else that could be read."""
+    missing = next(name for name in OUR_FILES if not (directory / name).is_file())
+    check_content(directory / missing)
+    others = missing == WEIGHTS_FILE and any(one.name.endswith(WEIGHTS_SUFFIXES) for one in directory.iterdir())
+    if not others and not (missing == WEIGHTS_FILE and (directory / f"{WEIGHTS_FILE}.index.json").exists()):
+        raise ModelError(f"{directory} does not contain a complete encoder: {missing} is missing.")
 
 
 def choose_file(directory: Path) -> Path:
