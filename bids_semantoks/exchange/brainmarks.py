@@ -23,7 +23,7 @@ from bids_semantoks.embedding import RunEncoder, build_run_encoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.models.frozen import POOLINGS
 from bids_semantoks.models.parcels import default_layout
-from bids_semantoks.records import Windows
+from bids_semantoks.records import Bools, Floats, Indices, Windows
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.series import weigh_windows
 
@@ -131,11 +131,7 @@ class EncoderModel(nn.Module):
         return pooled[:, None], None, tokens
 
     def _encode(
-        self,
-        values: NDArray[np.float32],
-        n_real: NDArray[np.int64],
-        weights: NDArray[np.float64],
-        present: NDArray[np.bool_],
+        self, values: NDArray[np.float32], n_real: Indices, weights: Floats, present: Bools
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode the windows of one sample that count: their mean (dims,) and that of their tokens (N*K, D)."""
         some = weights > 0

@@ -20,7 +20,7 @@ from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
 from bids_semantoks.models.checkpoints import LoadedEncoder
 from bids_semantoks.models.encoder import pool_tokens
 from bids_semantoks.models.parcels import ParcelMatch, token_rows
-from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.records import Bools, Embedding, Indices, Windows
 
 PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 POOLINGS = ("cls_avg", "cls", "avg", "networks")
@@ -54,13 +54,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(words in str(error) for words in ("can't allocate memory", "_ALLOC_FAILED"))
 
 
-def find_real_patches(n_real: NDArray[np.int64], config: EncoderConfig) -> NDArray[np.bool_]:
+def find_real_patches(n_real: Indices, config: EncoderConfig) -> Bools:
     """Mark the patches (B, K) that hold a real volume, from the real volumes (B,) of windows padded at the end."""
     first_volumes = np.arange(config.n_patches) * config.patch
     return first_volumes < n_real[:, None]
 
 
-def find_clip_patches(n_windows: int, config: EncoderConfig, *, last: bool) -> NDArray[np.bool_]:
+def find_clip_patches(n_windows: int, config: EncoderConfig, *, last: bool) -> Bools:
     """Mark the one real patch (B, K) of windows that hold a short clip at their start or end."""
     real = np.zeros((n_windows, config.n_patches), dtype=np.bool_)
     real[:, -1 if last else 0] = True
@@ -111,9 +111,7 @@ class FrozenEncoder:
         n_parts = {"cls_avg": 2, "networks": len(self.readout_networks)}.get(self.pooling, 1)
         return self.loaded.config.width * n_parts
 
-    def encode(
-        self, windows: Windows, *, with_tokens: bool = False, real_patches: NDArray[np.bool_] | None = None
-    ) -> Embedding:
+    def encode(self, windows: Windows, *, with_tokens: bool = False, real_patches: Bools | None = None) -> Embedding:
         """Encode the windows of one run, parcels in atlas order, into one float32 vector each on the CPU.
 
         `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError if windows
@@ -123,12 +121,7 @@ class FrozenEncoder:
         return self.encode_readouts(windows, readouts, with_tokens=with_tokens, real_patches=real_patches)[self.pooling]
 
     def encode_readouts(
-        self,
-        windows: Windows,
-        poolings: Sequence[str],
-        *,
-        with_tokens: bool = False,
-        real_patches: NDArray[np.bool_] | None = None,
+        self, windows: Windows, poolings: Sequence[str], *, with_tokens: bool = False, real_patches: Bools | None = None
     ) -> dict[str, Embedding]:
         """Encode the windows of one run once, and read them out by several poolings. Raises as `FrozenEncoder.encode`
         does."""
@@ -158,7 +151,7 @@ class FrozenEncoder:
         return {pooling: Embedding(vectors=np.concatenate(parts), **shared) for pooling, parts in vectors.items()}
 
     @property
-    def networks(self) -> dict[str, NDArray[np.bool_]]:
+    def networks(self) -> dict[str, Bools]:
         """Token rows (N,) of each network present in the atlas, by name."""
         layout, order = self.loaded.layout, self.match.order
         network_of = {
@@ -171,7 +164,7 @@ class FrozenEncoder:
         present = [name for name in layout.network_names if any(name in names for names in named)]
         return {name: np.array([name in names for names in named]) for name in present}
 
-    def encode_variants(self, windows: Windows, hidden: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def encode_variants(self, windows: Windows, hidden: Bools) -> NDArray[np.float32]:
         """Encode the windows of one run once per set of masked rows: hidden (V, N) -> (V, B, D).
 
         Rows without a signal are masked in every set. Raises as `FrozenEncoder.encode` does.
@@ -186,9 +179,7 @@ class FrozenEncoder:
             parts.append(self._pool(output, self.pooling).reshape(*masks.shape[:2], -1))
         return np.concatenate(parts, axis=1)
 
-    def _find_masks(
-        self, windows: Windows, real_patches: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _find_masks(self, windows: Windows, real_patches: Bools) -> tuple[Bools, Bools]:
         """Find the parcels (P,) that have a signal and the tokens (B, N, K) to mask."""
         self._check(windows)
         present = (self.match.order >= 0) & windows.present[self.match.order]
@@ -213,9 +204,7 @@ class FrozenEncoder:
         if not np.isfinite(windows.values).all():
             raise ValueError("windows have non-finite values")
 
-    def _encode_batch(
-        self, values: NDArray[np.float32], present: NDArray[np.bool_], mask: NDArray[np.bool_]
-    ) -> torch.Tensor:
+    def _encode_batch(self, values: NDArray[np.float32], present: Bools, mask: Bools) -> torch.Tensor:
         """Encode one batch to float32 tokens on the device; a mask for v*b windows repeats the b windows v times."""
         try:
             x = np.where(present, values[:, :, self.match.order], np.float32(0)).transpose(0, 2, 1)  # (b, P, W)

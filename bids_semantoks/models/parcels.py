@@ -10,12 +10,11 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.files import split_rows
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.records import CANONICAL_NETWORKS, Indices
 
 _PREFIX = "7Networks_"
 
@@ -157,7 +156,7 @@ def layout_from_json(values: Mapping[str, Any]) -> NetworkLayout:
 class ParcelMatch:
     """Positions of an encoder's parcels in an atlas."""
 
-    order: NDArray[np.int64]  # (P,) atlas position of each encoder parcel; -1 where the atlas lacks the network
+    order: Indices  # (P,) atlas position of each encoder parcel; -1 where the atlas lacks the network
     n_atlas_parcels: int  # encoded or not
     warnings: tuple[str, ...] = ()
 

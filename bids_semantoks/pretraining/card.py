@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bids_semantoks.errors import escape_markdown
 from bids_semantoks.files import read_table, write_json, write_text
 from bids_semantoks.outputs.credits import build_hub_header
 from bids_semantoks.outputs.sidecars import read_column_descriptions
+from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import FIGURES
 from bids_semantoks.training.progress import LOG_COLUMNS
 
@@ -60,7 +58,7 @@ class TrainingLog:
             os.fsync(file.fileno())
 
 
-def read_training_log(path: Path) -> dict[str, NDArray[np.float64]]:
+def read_training_log(path: Path) -> dict[str, Floats]:
     """Read the table of a training as arrays by column; ``n/a`` becomes NaN."""
     columns, rows = read_table(path)
     return dict(zip(columns, rows.T, strict=True))

@@ -14,6 +14,7 @@ from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
+from bids_semantoks.records import Bools
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.signals.cleaning import count_padding
@@ -26,7 +27,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 def standardise(
     table: NDArray[np.floating[Any]], *, repetition_time: float, n_dummy: int, target: float
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], Bools]:
     """Resample a run's table to `target` and z-score it for training, by the same steps as windows.
 
     `table` (T, P) is NaN in dropped rows and absent parcels, its first `n_dummy` rows are dummy volumes; times are

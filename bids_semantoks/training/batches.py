@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.records import Bools, Floats, Indices
 from bids_semantoks.training.packed import SignalView
 
 PAPER_BATCH = 512
@@ -100,7 +100,7 @@ class BatchOrder:
         """Whole batches in an epoch."""
         return self.n_participants // self.batch_size
 
-    def draw(self, number: int) -> NDArray[np.int64]:
+    def draw(self, number: int) -> Indices:
         """Draw batch `number`, counted over all epochs: one run of each of its participants, (B,)."""
         epoch, position = divmod(number, self.steps_per_epoch)
         if epoch != self._epoch:
@@ -151,7 +151,7 @@ class BatchFeed:
                 pieces = [slice(start, start + size) for start in range(0, len(runs), size)]
                 yield [self._finish(runs[piece], None if signals is None else signals[piece]) for piece in pieces]
 
-    def _prepare(self, number: int) -> tuple[NDArray[np.int64], Tensor | None]:
+    def _prepare(self, number: int) -> tuple[Indices, Tensor | None]:
         runs = self.order.draw(number)
         size = len(runs) // self.n_parts
         mine = runs[self.part * size : (self.part + 1) * size]
@@ -160,7 +160,7 @@ class BatchFeed:
         signals = torch.from_numpy(self.view.read_batch(mine))
         return mine, signals.pin_memory() if self.device.type == "cuda" else signals
 
-    def _finish(self, runs: NDArray[np.int64], signals: Tensor | None) -> Batch:
+    def _finish(self, runs: Indices, signals: Tensor | None) -> Batch:
         index, lengths, firsts = self._send(np.stack([runs, self.view.lengths[runs], self._firsts[runs]])).unbind()
         if signals is None:
             values = self._gather(firsts, lengths, longest=int(self.view.lengths[runs].max()))
@@ -168,7 +168,7 @@ class BatchFeed:
             values = signals.to(self.device, non_blocking=True)
         return Batch(values.transpose(1, 2), lengths, self.present[index])
 
-    def _send(self, values: NDArray[np.int64]) -> Tensor:
+    def _send(self, values: Indices) -> Tensor:
         """Copy numbers to the device, through pinned memory: otherwise every step would wait for the GPU."""
         tensor = torch.from_numpy(values)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
@@ -195,11 +195,11 @@ class StepSettings(NamedTuple):
 class Schedules:
     """Settings of all steps: arrays of shape (n_steps,), named as in `StepSettings`."""
 
-    learning_rate: NDArray[np.float64]
-    weight_decay: NDArray[np.float64]
-    momentum: NDArray[np.float64]
-    ttr_weight: NDArray[np.float64]
-    is_masked: NDArray[np.bool_]
+    learning_rate: Floats
+    weight_decay: Floats
+    momentum: Floats
+    ttr_weight: Floats
+    is_masked: Bools
 
     @property
     def n_steps(self) -> int:
@@ -233,7 +233,7 @@ def build_schedules(config: TrainingConfig, *, steps_per_epoch: int, batch_size:
     )
 
 
-def compute_learning_rates(n_steps: int, *, n_warmup: int, peak: float) -> NDArray[np.float64]:
+def compute_learning_rates(n_steps: int, *, n_warmup: int, peak: float) -> Floats:
     """Compute learning rates: linear from 0 to the peak (`n_warmup` at most half of all), then half a cosine to 0."""
     n_warmup = min(n_warmup, n_steps // 2)
     steps = np.arange(n_steps, dtype=np.float64)
@@ -241,17 +241,17 @@ def compute_learning_rates(n_steps: int, *, n_warmup: int, peak: float) -> NDArr
     return peak * np.where(steps < n_warmup, steps / max(1, n_warmup), _half_cosine(progress))
 
 
-def compute_half_cosine(n_steps: int, first: float, last: float) -> NDArray[np.float64]:
+def compute_half_cosine(n_steps: int, first: float, last: float) -> Floats:
     """Go from the first value at step 0 to the last at step `n_steps` along half a cosine."""
     return last + (first - last) * _half_cosine(np.arange(n_steps) / n_steps)
 
 
-def compute_ttr_weights(n_steps: int, *, n_active: int, first: float) -> NDArray[np.float64]:
+def compute_ttr_weights(n_steps: int, *, n_active: int, first: float) -> Floats:
     """Compute weights of the regulariser on time-averaged tokens: half a cosine over `n_active` steps, then 0."""
     steps = np.arange(n_steps)
     return np.where(steps < n_active, first * _half_cosine(steps / max(1, n_active)), 0.0)
 
 
-def _half_cosine(progress: NDArray[np.float64]) -> NDArray[np.float64]:
+def _half_cosine(progress: Floats) -> Floats:
     """Fall from 1 at progress 0 to 0 at progress 1."""
     return np.asarray((1.0 + np.cos(np.pi * progress)) / 2.0)
