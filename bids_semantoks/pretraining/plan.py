@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.quality.fit import describe_cleaning
 from bids_semantoks.training.batches import check_participants, choose_batch_size
+from bids_semantoks.training.loop import TrainingPlan
 from bids_semantoks.training.packed import SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -30,21 +32,14 @@ LOGGER = logging.getLogger("bids_semantoks")
 AtlasLabels = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Blueprint:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Blueprint(TrainingPlan):
     """Everything a training depends on."""
 
     directory: Path  # OUT_DIR/encoders/<name>
     encoder: EncoderConfig
     layout: NetworkLayout
-    recipe: TrainingConfig  # with the batch size resolved
     data: TrainingData
-    settings: dict[str, Any]  # must be identical to resume a stopped training
-
-    @property
-    def checkpoints(self) -> Path:
-        """Directory of the checkpoints from which a stopped training resumes."""
-        return self.directory / "checkpoints"
 
 
 def read_training_config(config: PretrainingConfig) -> TrainingConfig:
@@ -103,13 +98,20 @@ def draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData
         "seed": config.running.random_seed,
         "precision": config.embedding.precision,
     }
+    directory = config.out_dir / "encoders" / (asked.encoder_name or Path(asked.encoder_config).stem)
     return Blueprint(
-        directory=config.out_dir / "encoders" / (asked.encoder_name or Path(asked.encoder_config).stem),
+        directory=directory,
         encoder=encoder,
         layout=layout,
-        recipe=recipe,
         data=data,
+        recipe=recipe,
         settings=settings,
+        checkpoints=directory / "checkpoints",
+        seed=config.running.random_seed,
+        precision=config.embedding.precision,
+        n_slices=asked.accumulate,
+        max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
+        checkpoint_every=asked.checkpoint_every,
     )
 
 

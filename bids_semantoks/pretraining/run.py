@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import os
 import shutil
 import socket
@@ -39,7 +38,6 @@ from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks
 from bids_semantoks.training.loop import (
     Pretraining,
     StopRequest,
-    TrainingPlan,
     choose_precision,
     describe_full_disk,
     find_differences,
@@ -252,11 +250,7 @@ def _is_finished(plan: Blueprint) -> bool:
             f"{path} is not the configuration of an encoder pretrained by bids_semantoks.",
             hint="Choose another --encoder-name, or --overwrite.",
         ) from error
-    differences = find_differences(
-        {key: value for key, value in stored.items() if key != "data"},
-        {key: value for key, value in plan.settings.items() if key != "data"},
-    )
-    if differences:
+    if differences := find_differences(stored | {"data": None}, plan.settings | {"data": None}):
         raise ConfigurationError(
             f"The encoder {plan.directory} was trained with different settings: {'; '.join(differences)}.",
             hint="Use the original settings, another --encoder-name, or --overwrite.",
@@ -277,8 +271,8 @@ def _is_finished(plan: Blueprint) -> bool:
 
 def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Ranks, request: StopRequest) -> None:
     view = _pack(config, plan, ranks, request)
-    training = _build_training(config, plan, view, device, ranks)
-    precision = choose_precision(config.embedding.precision, device)
+    training = _build_training(plan, view, device, ranks)
+    precision = choose_precision(plan.precision, device)
     LOGGER.info(
         "Pretraining %s on %d runs of %d participants for %d epochs of %d steps, %s on %s%s%s.",
         plan.directory.name,
@@ -296,33 +290,20 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
     training.run(TrainingLog(plan.directory / LOG_FILE), request)
     if ranks.is_first:
         details = build_details(plan.data, view, plan.settings, plan.encoder)
-        details["recipe"] |= {"precision": precision, "parts_a_batch_is_cut_into": config.pretraining.accumulate}
+        details["recipe"] |= {"precision": precision, "parts_a_batch_is_cut_into": plan.n_slices}
         details["device"] = str(device)
         _write(plan, training.module, details)
 
 
-def _build_training(
-    config: AppConfig, plan: Blueprint, view: SignalView, device: torch.device, ranks: Ranks
-) -> Pretraining:
-    asked, seed = config.pretraining, config.running.random_seed
+def _build_training(plan: Blueprint, view: SignalView, device: torch.device, ranks: Ranks) -> Pretraining:
     module = TeacherStudent(
-        build_encoder(plan.encoder, plan.layout, seed),
-        build_head(plan.encoder, seed),
+        build_encoder(plan.encoder, plan.layout, plan.seed),
+        build_head(plan.encoder, plan.seed),
         plan.recipe,
         all_reduce=sum_over_ranks if ranks.size > 1 else None,
     )
-    course = TrainingPlan(
-        recipe=plan.recipe,
-        settings=plan.settings,
-        checkpoints=plan.checkpoints,
-        seed=seed,
-        precision=config.embedding.precision,
-        n_slices=asked.accumulate,
-        max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
-        checkpoint_every=asked.checkpoint_every,
-    )
     try:
-        return Pretraining(module, view, course, device=device, ranks=ranks)
+        return Pretraining(module, view, plan, device=device, ranks=ranks)
     except torch.OutOfMemoryError as error:
         # The batch size does not matter yet, so the hint must not suggest a smaller one.
         raise ResourceError(

@@ -162,7 +162,7 @@ class TrainingPlan:
     """How to train."""
 
     recipe: TrainingConfig  # with the chosen batch size
-    settings: Mapping[str, Any]  # plain values that must be identical to resume a training
+    settings: dict[str, Any]  # plain values that must be identical to resume a training
     checkpoints: Path  # directory
     seed: int = 0
     precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
