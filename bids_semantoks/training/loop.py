@@ -206,8 +206,6 @@ class Pretraining:
             self._load(state)
         self.feed = BatchFeed(view, self.order, device, part=ranks.rank, n_parts=ranks.size)
         self._wrapped: nn.Module = self.module
-        columns = module.student.config.head_out
-        self._watch = CollapseWatch(columns, self.order.steps_per_epoch, self.schedules)
         self._last_saved = time.monotonic()
 
     def _load(self, state: TrainingState) -> None:
@@ -248,10 +246,9 @@ class Pretraining:
     def _build_meter(self, log: Log) -> Meter:
         return Meter(
             log=log,
-            watch=self._watch,
+            watch=CollapseWatch(self.module.student.config.head_out, self.order.steps_per_epoch, self.schedules),
             schedules=self.schedules,
-            steps_per_epoch=self.order.steps_per_epoch,
-            batch_size=self.plan.recipe.batch_size or 0,
+            order=self.order,
             is_first=self.ranks.is_first,
             flush_every=_CUDA_FLUSH if self.device.type == "cuda" else 1,
             describe_last=self.describe_last,
@@ -323,7 +320,7 @@ class Pretraining:
         return f"The last good checkpoint is {states[-1]}." if states else "No checkpoint was written before."
 
     def _describe_memory(self) -> ResourceError:
-        size, n_ranks = self.plan.recipe.batch_size or 0, self.ranks.size
+        size, n_ranks = self.order.batch_size, self.ranks.size
         n_parts = self.plan.n_slices * n_ranks
         at_once = size // n_parts
         # Only suggest a size that the next call accepts: a batch must be split into equal parts.
