@@ -55,17 +55,12 @@ def draw_masks(
     if n_networks < _FEWEST_NETWORKS and kind in ("network", "slice"):
         kind = "temporal"
     size = (n_views, n_networks, n_patches)
-    if kind == "network":
-        masks = _draw_networks(size, ratio, generator)
-    elif kind == "temporal":
-        masks = _draw_temporal(size, ratio, generator)
-    elif kind == "slice":
+    draws = {"network": _draw_networks, "temporal": _draw_temporal, "random": _draw_random, "block": _draw_block}
+    if kind == "slice":
         coin = torch.rand(n_views, 1, 1, generator=generator, device=generator.device) < 0.5
         masks = torch.where(coin, _draw_networks(size, ratio, generator), _draw_temporal(size, ratio, generator))
-    elif kind == "random":
-        masks = _draw_random(size, ratio, generator)
     else:
-        masks = _draw_block(size, ratio, generator)
+        masks = draws[kind](size, ratio, generator)
     return masks if groups is None else masks.index_select(1, groups.of_row)
 
 
