@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from bids_semantoks.atlases.label_tables import load_seventeen
 from bids_semantoks.config import EmbeddingConfig
-from bids_semantoks.embedding import RunEncoder, build_run_encoder
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, cut_windows
 from bids_semantoks.errors import InputError
 from bids_semantoks.models.frozen import POOLINGS
 from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.records import Bools, Floats, Indices, Windows
-from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.series import weigh_windows
 
 #: Spaces of the benchmark with a known parcel order: all parcels of the published encoder, or its cortex only.
@@ -90,15 +89,8 @@ class WindowTransform:
 
         A short run has fewer different windows than others; the last is repeated with weight 0, so that samples stack.
         """
-        config, n_windows = self.encoder.loaded.config, self.encoder.config.n_windows
-        found = build_windows(
-            np.asarray(sample["bold"], dtype=np.float64),
-            repetition_time=float(sample["tr"]),
-            n_dummy=0,
-            target_repetition_time=config.repetition_time,
-            window=config.window,
-            n_windows=n_windows,
-        )
+        n_windows, signals = self.encoder.config.n_windows, np.asarray(sample["bold"], dtype=np.float64)
+        found = cut_windows(signals, self.encoder, repetition_time=float(sample["tr"]), n_dummy=0)
         weights = np.zeros(n_windows)
         weights[: len(found.kept)] = weigh_windows(found.kept, self.encoder.config.min_kept)
         which = np.minimum(np.arange(n_windows), len(found.kept) - 1)
