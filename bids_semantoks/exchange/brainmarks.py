@@ -37,10 +37,8 @@ Sample = Mapping[str, Any]
 
 def register(register_model: Callable[[str], Callable[..., Any]] | None = None) -> tuple[str, ...]:
     """Register one model for each readout, and return their names: ``bids_semantoks_cls_avg``, ``..._networks``, ...
-
     `register_model` is that of ``brainmarks.models.registry`` unless given. The benchmark passes ``model_kwargs`` on to
-    `build_model`.
-    """
+    `build_model`."""
     if register_model is None:
         register_model = importlib.import_module("brainmarks.models.registry").register_model
     names = {f"bids_semantoks_{pooling}": pooling for pooling in POOLINGS}
@@ -53,10 +51,8 @@ def build_model(
     *, model: str = "", pooling: str = "cls_avg", space: str = SPACES[0], random_seed: int = 0, **settings: Any
 ) -> tuple[WindowTransform, EncoderModel]:
     """Build the transform and the model of an encoder: `model` as --model, by default that of the environment variable
-    BIDS_SEMANTOKS_MODEL or else the published one; `settings` are fields of `EmbeddingConfig`.
-
-    Raises InputError for another space than `SPACES`, ModelError as `build_run_encoder`.
-    """
+    BIDS_SEMANTOKS_MODEL or else the published one; `settings` are fields of `EmbeddingConfig`. Raises InputError for
+    another space than `SPACES`, ModelError as `build_run_encoder`."""
     asked = model or os.environ.get(MODEL_VARIABLE) or EmbeddingConfig().model
     config = EmbeddingConfig(model=asked, pooling=(pooling,), **{"device": "cpu", **settings})
     encoder = build_run_encoder(config, *find_parcels(space), seed=random_seed)
@@ -85,10 +81,8 @@ class WindowTransform:
         self.encoder = encoder
 
     def __call__(self, sample: Sample) -> dict[str, Any]:
-        """Replace the series by ``windows`` (W, V, P), ``n_real`` and ``weight`` (W,), and ``present`` (P,).
-
-        A short run has fewer different windows than others; the last is repeated with weight 0, so that samples stack.
-        """
+        """Replace the series by ``windows`` (W, V, P), ``n_real`` and ``weight`` (W,), and ``present`` (P,). A short
+        run has fewer different windows than others; the last is repeated with weight 0, so that samples stack."""
         n_windows, signals = self.encoder.config.n_windows, np.asarray(sample["bold"], dtype=np.float64)
         found = cut_windows(signals, self.encoder, repetition_time=float(sample["tr"]), n_dummy=0)
         weights = np.zeros(n_windows)

@@ -28,11 +28,8 @@ _FORMULA: Final = re.compile(r"[=+\-@\t\r]")
 
 
 def check_format(path: Path, *, as_list: bool) -> None:
-    """Check in advance that a table can be written to `path`.
-
-    Raises ConfigurationError for other endings, or for `as_list` with CSV; ResourceError if pyarrow is required but
-    not installed.
-    """
+    """Check in advance that a table can be written to `path`. Raises ConfigurationError for other endings, or for
+    `as_list` with CSV; ResourceError if pyarrow is required but not installed."""
     if path.suffix not in FORMATS:
         raise ConfigurationError(f"{path} has the extension {path.suffix or '(none)'}; expected {', '.join(FORMATS)}.")
     if as_list and path.suffix != ".parquet":

@@ -55,11 +55,9 @@ class _State(dict[str, Tensor]):
 
 
 def load_authors_checkpoint(path: Path, *, which: str = "teacher", file: WeightFile | None = None) -> AuthorsCheckpoint:
-    """Read the teacher or student of an authors' checkpoint, from `file` if it was read, executing nothing in it.
-
-    The file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError if the file is
-    damaged, holds code, lacks tensors or has networks we cannot label.
-    """
+    """Read the teacher or student of an authors' checkpoint, from `file` if it was read, executing nothing in it. The
+    file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError if the file is damaged,
+    holds code, lacks tensors or has networks we cannot label."""
     file = file or read_weights(path)
     found = find_part(file, "network_tokenizers.", r"mlp\.0\.weight", which=which)
     if found is None:

@@ -52,10 +52,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 def write_checkpoint(
     directory: Path, encoder: Encoder, *, head: ProjectionHead | None = None, details: Mapping[str, Any] | None = None
 ) -> str:
-    """Write an encoder atomically into `directory`, creating it, and return the SHA-256 of the weights file.
-
-    `details` takes JSON values (data, hashed participants, limits). Raises ResourceError if writing fails.
-    """
+    """Write an encoder atomically into `directory`, creating it, and return the SHA-256 of the weights file. `details`
+    takes JSON values (data, hashed participants, limits). Raises ResourceError if writing fails."""
     essence = _extract_essence(encoder.config, encoder.layout)
     modules = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
     tensors = {
@@ -98,9 +96,7 @@ def assign_tensors(
     module: nn.Module, state: Mapping[str, Tensor], path: Path, names: Mapping[str, str] | None = None
 ) -> None:
     """Load float32 copies of tensors into an empty module; `names` (our tensor name -> the file's) serves messages.
-
-    Raises ModelError if tensors are missing, unknown, misshapen or not finite.
-    """
+    Raises ModelError if tensors are missing, unknown, misshapen or not finite."""
     for key, value in state.items():
         check_dense(path, key, value)
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}

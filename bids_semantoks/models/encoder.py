@@ -79,10 +79,8 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokenizer, positions, class token, transformer blocks and a final LayerNorm.
-
-    Parameters sit on the meta device without values: use `build_encoder` (random) or `load_encoder`.
-    """
+    """Tokenizer, positions, class token, transformer blocks and a final LayerNorm. Parameters sit on the meta device
+    without values: use `build_encoder` (random) or `load_encoder`."""
 
     temporal_positions: Tensor
 
@@ -134,10 +132,8 @@ def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[i
 
 
 class ProjectionHead(nn.Module):
-    """Linear layers with GELU between them, then L2 normalisation; shared by all losses.
-
-    Parameters sit on the meta device without values: use `build_head` or `load_encoder`.
-    """
+    """Linear layers with GELU between them, then L2 normalisation; shared by all losses. Parameters sit on the meta
+    device without values: use `build_head` or `load_encoder`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -164,9 +160,7 @@ _CHUNK = 2**16
 
 def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
     """Read an architecture: ``paper``, ``small``, ``tiny``, or a JSON file that overrides defaults of `EncoderConfig`.
-
-    Raises ConfigurationError if the name is unknown or the file unreadable or invalid.
-    """
+    Raises ConfigurationError if the name is unknown or the file unreadable or invalid."""
     if str(name_or_path) in ENCODER_NAMES:
         text = files("bids_semantoks").joinpath(f"data/encoders/{name_or_path}.json").read_text(encoding="utf-8")
     else:
@@ -238,10 +232,8 @@ def _draw_encoder_values(draw: _Draw, owner: nn.Module, name: str, config: Encod
 
 
 class _Draw:
-    """A separate stream of initial values for each tensor, made from a generator's raw bits.
-
-    Only raw bits are guaranteed across versions and machines; torch's generators differ between processors.
-    """
+    """A separate stream of initial values for each tensor, made from a generator's raw bits. Only raw bits are
+    guaranteed across versions and machines; torch's generators differ between processors."""
 
     def __init__(self, shape: tuple[int, ...], key: str) -> None:
         self.shape = shape

@@ -113,10 +113,8 @@ class FrozenEncoder:
 
     def encode(self, windows: Windows, *, with_tokens: bool = False, real_patches: Bools | None = None) -> Embedding:
         """Encode the windows of one run, parcels in atlas order, into one float32 vector each on the CPU.
-
-        `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError if windows
-        do not fit or are not finite, RunFailed low_coverage (no encoded parcel has a signal) or out_of_memory.
-        """
+        `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError if windows do
+        not fit or are not finite, RunFailed low_coverage (no encoded parcel has a signal) or out_of_memory."""
         readouts = (self.pooling,)
         return self.encode_readouts(windows, readouts, with_tokens=with_tokens, real_patches=real_patches)[self.pooling]
 
@@ -165,10 +163,8 @@ class FrozenEncoder:
         return {name: np.array([name in names for names in named]) for name in present}
 
     def encode_variants(self, windows: Windows, hidden: Bools) -> NDArray[np.float32]:
-        """Encode the windows of one run once per set of masked rows: hidden (V, N) -> (V, B, D).
-
-        Rows without a signal are masked in every set. Raises as `FrozenEncoder.encode` does.
-        """
+        """Encode the windows of one run once per set of masked rows: hidden (V, N) -> (V, B, D). Rows without a signal
+        are masked in every set. Raises as `FrozenEncoder.encode` does."""
         present, mask = self._find_masks(windows, find_real_patches(windows.n_real, self.loaded.config))
         step = max(1, self.batch_size // len(hidden))
         parts = []

@@ -111,9 +111,7 @@ def find_origin(path: Path) -> HubName | None:
 
 def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
     """Find the snapshot of a folder of the hub client's cache, and the encoder's name; other folders stay as they are.
-
-    Raises ModelError if it holds several or none.
-    """
+    Raises ModelError if it holds several or none."""
     path = directory.resolve()
     if (origin := find_origin(path)) is not None:
         return directory, name or origin.label
@@ -144,9 +142,7 @@ def resolve_cache(directory: Path, name: str = "") -> tuple[Path, str]:
 
 def load_from_hub(name: HubName, *, cache: Path | None = None) -> Path:
     """Find the weights file (ours or the authors') of an encoder, downloading it only if no local cache holds it.
-
-    Downloads go to `cache`, by default the hub client's. Raises ModelError if they fail or hold no checkpoint.
-    """
+    Downloads go to `cache`, by default the hub client's. Raises ModelError if they fail or hold no checkpoint."""
     layouts = ((AUTHORS_FILE,),) if name.repository == AUTHORS_REPOSITORY else (OUR_FILES, (AUTHORS_FILE,))
     for files in layouts:
         found = [find_hub_file(name.repository, name.place(one), revision=name.revision) for one in files]

@@ -64,10 +64,8 @@ class Part:
 
 
 def read_weights(path: Path) -> WeightFile:
-    """Read a weights file of any kind, with all shards if it is one of them or their index.
-
-    Raises ModelError if it is missing, damaged, something else, or could run code.
-    """
+    """Read a weights file of any kind, with all shards if it is one of them or their index. Raises ModelError if it is
+    missing, damaged, something else, or could run code."""
     paths = _find_shards(path)
     values: dict[str, Any] = {}
     notes: dict[str, Any] = {}
@@ -185,10 +183,8 @@ def _check_archive(path: Path) -> None:
 
 
 def _list_harmless() -> list[Any]:
-    """List what besides tensors and plain values may be built: NumPy's numbers and arrays, options and paths.
-
-    None of them runs code that a file brings along. NumPy 2 moved two of them.
-    """
+    """List what besides tensors and plain values may be built: NumPy's numbers and arrays, options and paths. None of
+    them runs code that a file brings along. NumPy 2 moved two of them."""
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     moved = [
         (function, f"numpy.{core}.multiarray.{name}")
@@ -280,10 +276,8 @@ def check_dense(path: Path, key: str, *values: Tensor) -> None:
 
 def find_part(file: WeightFile, mark: str, head: str, *, which: str = "teacher") -> Part | None:
     """Find the encoder with a tensor whose name begins with `mark`, and its head, whose first tensor matches `head`.
-
-    Where there are several, `which` (teacher, student) chooses. None where there is none of this role; ModelError
-    if there are several.
-    """
+    Where there are several, `which` (teacher, student) chooses. None where there is none of this role; ModelError if
+    there are several."""
     found = {
         (name, key[: f".{key}".index(f".{mark}")])
         for name, tensors in file.states.items()

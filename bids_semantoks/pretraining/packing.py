@@ -115,12 +115,9 @@ def pack_signals(
     n_procs: int = 1,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Pack the runs that the store lacks; unreadable runs are excluded with a warning.
-
-    `order` (P,) is the atlas position of each encoder parcel in stored tables, `n_procs` how many processes read these;
-    `target` is the repetition time in seconds. Once `is_wanted` returns False, reading stops and what was read is
-    packed.
-    """
+    """Pack the runs that the store lacks; unreadable runs are excluded with a warning. `order` (P,) is the atlas
+    position of each encoder parcel in stored tables, `n_procs` how many processes read these; `target` is the
+    repetition time in seconds. Once `is_wanted` returns False, reading stops and what was read is packed."""
     missing = [source for source in data.sources if source.key not in store]
     if not missing:
         return

@@ -62,11 +62,9 @@ def read_training_config(config: PretrainingConfig) -> TrainingConfig:
 def describe_data(
     config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasLabels
 ) -> tuple[EncoderConfig, TrainingData]:
-    """Describe the encoder and its training data without reading any signals.
-
-    The data are the `stored` runs with their `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5
-    file. Raises SemantoksError if anything cannot be read.
-    """
+    """Describe the encoder and its training data without reading any signals. The data are the `stored` runs with their
+    `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5 file. Raises SemantoksError if anything
+    cannot be read."""
     encoder = read_encoder_config(config.pretraining.encoder_config)
     path = config.pretraining.pretrain_data
     if path is not None:
@@ -75,10 +73,8 @@ def describe_data(
 
 
 def draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData, *, n_parts: int) -> Blueprint:
-    """Determine everything a training depends on, including the size of batches that are split into `n_parts`.
-
-    Raises SemantoksError if data and options do not allow a training.
-    """
+    """Determine everything a training depends on, including the size of batches that are split into `n_parts`. Raises
+    SemantoksError if data and options do not allow a training."""
     asked = config.pretraining
     recipe = read_training_config(asked)
     participants = {source.participant for source in data.sources}
@@ -172,10 +168,8 @@ def _describe_bands(settings: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def describe_file(path: Path, *, target: float) -> TrainingData:
-    """Describe the participants of an HDF5 file as training data, one source per row.
-
-    The signals are assumed to have the encoder's repetition time, `target` seconds: the layout does not store any.
-    """
+    """Describe the participants of an HDF5 file as training data, one source per row. The signals are assumed to have
+    the encoder's repetition time, `target` seconds: the layout does not store any."""
     file, status = open_signals(path), path.stat()
     stem = hash_values([path.name, status.st_size, status.st_mtime_ns, target])
     sources = tuple(

@@ -56,11 +56,9 @@ _POLL: Final = 0.5
 
 @contextlib.contextmanager
 def claim(directory: Path, ranks: Ranks, request: StopRequest) -> Iterator[None]:
-    """Hold the folder of an encoder while its training writes to it; collective.
-
-    Raises ConfigurationError in all ranks if another call trains there. A crashed call on this machine is detected at
-    once, one on another machine within a minute. A call whose claim was taken over meanwhile is asked to stop.
-    """
+    """Hold the folder of an encoder while its training writes to it; collective. Raises ConfigurationError in all ranks
+    if another call trains there. A crashed call on this machine is detected at once, one on another machine within a
+    minute. A call whose claim was taken over meanwhile is asked to stop."""
     other = _take(directory / CLAIM_FILE, request) if ranks.is_first else ""
     if ranks.any(bool(other)):
         raise ConfigurationError(

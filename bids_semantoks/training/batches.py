@@ -38,10 +38,8 @@ class Batch(NamedTuple):
 
 def choose_batch_size(n_participants: int, wanted: int | None, *, n_parts: int) -> int:
     """Choose the participants of an optimiser step, a multiple of `n_parts` (processes times accumulated parts).
-
     Without a wanted size it is 512 or, with fewer data, the largest power of two that leaves 8 steps per epoch. Raises
-    ConfigurationError if the batch exceeds the data or cannot be split into equal parts.
-    """
+    ConfigurationError if the batch exceeds the data or cannot be split into equal parts."""
     if wanted is None:
         wanted = PAPER_BATCH
         while wanted > _SMALLEST_BATCH and n_participants // wanted < FEWEST_STEPS:
@@ -79,9 +77,7 @@ def compute_seed(seed: int, *position: int) -> int:
 
 class BatchOrder:
     """Order of participants, and the run drawn for each, in every epoch; an incomplete last batch is dropped.
-
-    `participants` names the participant of each run. Raises as `check_participants` does.
-    """
+    `participants` names the participant of each run. Raises as `check_participants` does."""
 
     def __init__(self, participants: tuple[str, ...], batch_size: int, seed: int) -> None:
         self.batch_size = batch_size
@@ -113,10 +109,8 @@ class BatchOrder:
 
 
 class BatchFeed:
-    """Load batches onto the device: from GPU memory where all signals fit, else read ahead from disk.
-
-    `part` is the one of `n_parts` equal parts of each batch that this process trains on.
-    """
+    """Load batches onto the device: from GPU memory where all signals fit, else read ahead from disk. `part` is the one
+    of `n_parts` equal parts of each batch that this process trains on."""
 
     def __init__(self, view: SignalView, order: BatchOrder, device: torch.device, *, part: int, n_parts: int) -> None:
         self.view = view
@@ -212,11 +206,9 @@ class Schedules:
 
 
 def build_schedules(config: TrainingConfig, *, steps_per_epoch: int, batch_size: int, seed: int) -> Schedules:
-    """Build the schedules of a recipe; the rate scales with `batch_size`, a step's participants over all ranks.
-
-    Steps are optimiser steps: several accumulated parts make one. All ranks must pass the same `seed`, which draws the
-    masked batches. Raises ValueError unless there are steps and participants.
-    """
+    """Build the schedules of a recipe; the rate scales with `batch_size`, a step's participants over all ranks. Steps
+    are optimiser steps: several accumulated parts make one. All ranks must pass the same `seed`, which draws the masked
+    batches. Raises ValueError unless there are steps and participants."""
     if steps_per_epoch < 1 or batch_size < 1:
         raise ValueError(f"found {steps_per_epoch} steps per epoch and a batch of {batch_size}")
     n_steps = config.epochs * steps_per_epoch

@@ -18,10 +18,8 @@ INITIAL_DEVIATION = 2e-5
 
 
 class TunedEncoder(nn.Module):
-    """Copy of an encoder, with BatchNorm and a linear layer on its embedding.
-
-    `pooling` is ``cls_avg``, ``cls`` or ``avg``, as in `pool_tokens`; `seed` draws the first weights of the head.
-    """
+    """Copy of an encoder, with BatchNorm and a linear layer on its embedding. `pooling` is ``cls_avg``, ``cls`` or
+    ``avg``, as in `pool_tokens`; `seed` draws the first weights of the head."""
 
     def __init__(self, encoder: Encoder, n_outputs: int, *, pooling: str, seed: int) -> None:
         super().__init__()
@@ -63,9 +61,7 @@ def build_parameter_groups(
     model: TunedEncoder, *, rate: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Group parameters by learning rate and weight decay for an optimiser; groups also hold ``layer`` and ``names``.
-
-    ``lr`` is the peak of the schedule: ``rate * layer_decay^(depth + 1 - l)`` for layer l.
-    """
+    ``lr`` is the peak of the schedule: ``rate * layer_decay^(depth + 1 - l)`` for layer l."""
     depth = model.encoder.config.depth
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

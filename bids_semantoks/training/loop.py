@@ -104,9 +104,7 @@ def find_states(directory: Path) -> list[Path]:
 
 def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingState | None:
     """Read the newest intact checkpoint, None without one; damaged and outdated files are skipped with a warning.
-
-    Raises ConfigurationError, listing the differences, if it was trained with other settings.
-    """
+    Raises ConfigurationError, listing the differences, if it was trained with other settings."""
     for path in reversed(find_states(directory)):
         try:
             content = _load(path)
@@ -172,12 +170,9 @@ class TrainingPlan:
 
 
 class Pretraining:
-    """One training, from its beginning or its last checkpoint to its end.
-
-    `module` holds the initial weights on the CPU; `plan.recipe.batch_size` must be set. Raises
-    ConfigurationError if the last checkpoint is from another training or the batch exceeds the data,
-    InputError for fewer than two participants.
-    """
+    """One training, from its beginning or its last checkpoint to its end. `module` holds the initial weights on the
+    CPU; `plan.recipe.batch_size` must be set. Raises ConfigurationError if the last checkpoint is from another training
+    or the batch exceeds the data, InputError for fewer than two participants."""
 
     def __init__(
         self, module: TeacherStudent, view: SignalView, plan: TrainingPlan, *, device: torch.device, ranks: Ranks
@@ -216,11 +211,9 @@ class Pretraining:
         LOGGER.info("Resuming from step %d of %d.", self.step, self.schedules.n_steps)
 
     def run(self, log: Log, request: StopRequest) -> None:
-        """Train to the end; a filled `request` or the time limit saves and stops.
-
-        Raises TrainingStopped after saving, TrainingDiverged if values are not finite or projections have collapsed
-        (the last good checkpoint is kept), and ResourceError if memory or disk space is insufficient.
-        """
+        """Train to the end; a filled `request` or the time limit saves and stops. Raises TrainingStopped after saving,
+        TrainingDiverged if values are not finite or projections have collapsed (the last good checkpoint is kept), and
+        ResourceError if memory or disk space is insufficient."""
         if self.ranks.is_first:
             log.start(self.step)
         self._wrap()
@@ -366,10 +359,8 @@ def watch_signals() -> Iterator[StopRequest]:
 
 
 def find_compiler_obstacle() -> str:
-    """Describe what prevents `torch.compile` from compiling for a GPU, as a clause; empty if nothing does.
-
-    Triton launches kernels through a small C module, built against the headers of Python at run time.
-    """
+    """Describe what prevents `torch.compile` from compiling for a GPU, as a clause; empty if nothing does. Triton
+    launches kernels through a small C module, built against the headers of Python at run time."""
     asked = os.environ.get("CC", "").split()[:1]
     if not any(map(shutil.which, asked or _COMPILERS)):
         return "No C compiler found"

@@ -62,11 +62,9 @@ class _Entry:
 
 
 class SignalStore:
-    """Packed signals in a directory, made by `add`; InputError if an index is damaged, outdated or of other parcels.
-
-    A segment is a file of volumes, run after run, next to a JSON index that is written last; segments without index are
-    ignored. So no lock is needed, and a process that dies loses at most one segment.
-    """
+    """Packed signals in a directory, made by `add`; InputError if an index is damaged, outdated or of other parcels. A
+    segment is a file of volumes, run after run, next to a JSON index that is written last; segments without index are
+    ignored. So no lock is needed, and a process that dies loses at most one segment."""
 
     def __init__(self, directory: Path, n_parcels: int, dtype: str = "<f2") -> None:
         self.directory = directory
@@ -86,11 +84,9 @@ class SignalStore:
         return len(self._entries)
 
     def add(self, runs: Iterable[PackedRun], *, segment_bytes: int = _SEGMENT_BYTES) -> int:
-        """Pack runs one by one, holding one in memory at a time, and count them; skip those already packed.
-
-        Segments close at `segment_bytes`. Raises ValueError if values are not finite or
-        misshaped, OSError when the disk is full.
-        """
+        """Pack runs one by one, holding one in memory at a time, and count them; skip those already packed. Segments
+        close at `segment_bytes`. Raises ValueError if values are not finite or misshaped, OSError when the disk is
+        full."""
         n_packed, pending = 0, iter(runs)
         while n_added := self._add_segment(pending, segment_bytes):
             n_packed += n_added

@@ -68,11 +68,8 @@ class Meter:
             self.flush()
 
     def flush(self) -> None:
-        """Check, log and report the collected steps.
-
-        Raises TrainingDiverged where a value is not finite, projections have
-        collapsed or float16 overflows repeatedly.
-        """
+        """Check, log and report the collected steps. Raises TrainingDiverged where a value is not finite, projections
+        have collapsed or float16 overflows repeatedly."""
         if not self._waiting:
             return
         table = torch.stack([entry[-1] for entry in self._waiting]).cpu().tolist()

@@ -65,11 +65,9 @@ def draw_masks(
 
 
 def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups | None:
-    """Group the rows of tokens that are masked together, on the CPU; None if each row is masked separately.
-
-    More than nine rows are grouped by network, and more than nine networks by the canonical one that their label begins
-    with (``DefaultA``); if any label matches none, networks are split evenly into nine, in order.
-    """
+    """Group the rows of tokens that are masked together, on the CPU; None if each row is masked separately. More than
+    nine rows are grouped by network, and more than nine networks by the canonical one that their label begins with
+    (``DefaultA``); if any label matches none, networks are split evenly into nine, in order."""
     rows = token_rows(config, layout)
     n_canonical = len(CANONICAL_NETWORKS)
     if len(rows) <= n_canonical:
@@ -88,11 +86,9 @@ def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups
 
 
 def find_absent(n_real: Tensor, present: Tensor, *, rows: Tensor, patch: int, n_patches: int) -> Tensor:
-    """Find tokens without data, (B, N, K): rows that a run lacks and patches that lie entirely past its end.
-
-    n_real (B,) counts volumes that are not padding, present (B, P) marks parcels with a signal,
-    rows (N, P) is from `compute_membership`.
-    """
+    """Find tokens without data, (B, N, K): rows that a run lacks and patches that lie entirely past its end. n_real
+    (B,) counts volumes that are not padding, present (B, P) marks parcels with a signal, rows (N, P) is from
+    `compute_membership`."""
     lacking = (present.to(rows.dtype) @ rows.T) == 0  # (B, N)
     first = patch * torch.arange(n_patches, device=n_real.device)
     empty = first >= n_real[:, None]  # (B, K)
@@ -190,10 +186,8 @@ def draw_views(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Draw one augmented window of each run, (B, P, W), and count its real volumes, (B,); call twice for two views.
-
     Signals (B, P, T) are z-scored; values past a run's length (B,) or in parcels not `present` (B, P) are never used
-    and may be NaN. `levels` is as in `TrainingConfig.levels`.
-    """
+    and may be NaN. `levels` is as in `TrainingConfig.levels`."""
     starts = draw_starts(lengths, window=window, generator=generator)
     views = cut_views(signals, lengths, present, starts, window=window)
     n_real = lengths.clamp(max=window)
@@ -217,11 +211,9 @@ def cut_views(signals: Tensor, lengths: Tensor, present: Tensor, starts: Tensor,
 def augment(
     views: Tensor, n_real: Tensor, present: Tensor, *, levels: tuple[int, int, int, int], generator: torch.Generator
 ) -> Tensor:
-    """Zero some parcels, zero a block of volumes, scale and add noise to views (B, P, W); level 0 skips a step.
-
-    The block is a share of the n_real (B,) volumes; noise also falls on what was just zeroed. Padding and absent
-    parcels get none, since an encoder in use sees exact zeros there.
-    """
+    """Zero some parcels, zero a block of volumes, scale and add noise to views (B, P, W); level 0 skips a step. The
+    block is a share of the n_real (B,) volumes; noise also falls on what was just zeroed. Padding and absent parcels
+    get none, since an encoder in use sees exact zeros there."""
     n_views, n_parcels, window = views.shape
     by_parcels, by_time, by_noise, by_scale = levels
     volumes = torch.arange(window, device=views.device)
