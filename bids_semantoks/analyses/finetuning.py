@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from bids_semantoks.analyses.design import Design
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.encoder import Encoder, TunedEncoder, build_parameter_groups
 from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
@@ -31,7 +31,6 @@ from bids_semantoks.statistics.predictions import Predictions, PredictionTable, 
 from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 from bids_semantoks.training.batches import REFERENCE_BATCH, compute_learning_rates, compute_seed
-from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 from bids_semantoks.training.loop import choose_precision
 from bids_semantoks.training.views import compute_membership, cut_views, draw_views, find_absent
 

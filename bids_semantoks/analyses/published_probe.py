@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bids_semantoks.models.encoder import draw_head
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
 from bids_semantoks.statistics.splits import Split
-from bids_semantoks.training.finetune_layers import draw_head
 
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 EPOCHS = 50
