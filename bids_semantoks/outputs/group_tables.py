@@ -96,8 +96,9 @@ class ProbeTables:
 
 def build_group_table(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Build a table from values by column, as if read back from its file: 9 digits, no line breaks, empty text for
-    none. Columns that ``data/columns/<name>.json`` does not describe hold text."""
-    return _parse(name, [{column: format_cell(value) for column, value in row.items()} for row in rows])
+    none. Columns that a row lacks are empty; those that ``data/columns/<name>.json`` does not describe hold text."""
+    empty = dict.fromkeys(read_column_descriptions(name), "")
+    return _parse(name, [empty | {column: format_cell(value) for column, value in row.items()} for row in rows])
 
 
 def _parse(name: str, rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.disk import is_full
+from bids_semantoks.errors import name_count
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.cohort import CallFacts, Row, build_rows, describe_others, describe_versions, write_rows
@@ -93,7 +94,7 @@ def report_cohort(out_dir: Path, facts: CallFacts) -> list[Row]:
     try:
         path = write_rows(out_dir, rows) if rows else None
         if path and write_page(path.with_suffix(".html"), lambda: render_page(rows, has_probes=has_probes)):
-            LOGGER.info("Wrote the quality of %d runs to %s", len(rows), path)
+            LOGGER.info("Wrote the quality of %s to %s", name_count(len(rows), "run"), path)
     except OSError as error:
         if is_full(error):
             raise

@@ -14,7 +14,7 @@ from pandas import DataFrame
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.files import read_json, read_rows
-from bids_semantoks.inputs.opening import find_roots
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.group_words import (
     METRIC_NAMES,

@@ -87,6 +87,11 @@ def write_page(path: Path, build: Callable[[], str]) -> bool:
     return attempt(lambda: write_text(path, build(), only_if_changed=True), path, "write report")
 
 
+def read_template(name: str) -> str:
+    """Read a page template of the package."""
+    return files("bids_semantoks").joinpath("data", name).read_text(encoding="utf-8")
+
+
 def fill_template(template: str, **values: Any) -> str:
     """Fill a page template of the package; everything but `Markup` is escaped, and an unknown name is an error.
     Templates can call ``assets(*names)`` for `load_assets` and ``data(name, value)`` for `embed_json`."""
@@ -98,7 +103,4 @@ def _load_template(name: str) -> Template:
     def prepare(environment: Environment) -> None:
         environment.globals |= {"assets": load_assets, "data": embed_json}
 
-    def read(name: str) -> str:
-        return files("bids_semantoks").joinpath("data", name).read_text(encoding="utf-8")
-
-    return load_template(name, read, prepare, autoescape=True)
+    return load_template(name, read_template, prepare, autoescape=True)
