@@ -38,7 +38,7 @@ from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simula
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.outputs.store import build_directory
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Reals
 from bids_semantoks.runtime.logs import Progress
 
 # Standard deviation of what denoising left behind in each parcel, over the neural signal's.
@@ -189,7 +189,7 @@ def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Sc
     write("desc-brain_mask", build_anatomy().brain.astype(np.uint8), {"Type": "Brain", **shared})
     write("boldref", fill_image(reference)[..., 0], {"SkullStripped": False, **shared}, slope=slope)
     columns, sidecar = compute_confounds(scan, plan)
-    table: NDArray[np.float64] = np.stack(list(columns.values()), axis=1)
+    table: Floats = np.stack(list(columns.values()), axis=1)
     path = _build_path(fmriprep, participant, plan, "desc-confounds_timeseries.tsv")
     _write_numbers(path, tuple(columns), table)
     write_json(path.with_suffix(".json"), sidecar)
@@ -225,12 +225,7 @@ def simulate_series(participant: Participant, plan: RunPlan) -> np.ndarray[Any, 
 
 
 def _write_series(
-    out_dir: Path,
-    participant: Participant,
-    plan: RunPlan,
-    *,
-    task: str = "rest",
-    activity: NDArray[np.float64] | float = 0.0,
+    out_dir: Path, participant: Participant, plan: RunPlan, *, task: str = "rest", activity: Floats | float = 0.0
 ) -> None:
     name = f"sub-{participant.label}_task-{task}_space-{SPACE}_atlas-{ATLAS_NAME}_stat-mean_timeseries"
     stem = out_dir / f"sub-{participant.label}" / "func" / name
@@ -248,7 +243,7 @@ def _write_task(out_dir: Path, participant: Participant, plan: RunPlan) -> None:
     write_records(out_dir / f"sub-{participant.label}" / "func" / name, ("onset", "duration", "trial_type"), rows)
 
 
-def _write_numbers(path: Path, header: Sequence[str], values: NDArray[np.floating[Any]], number: str = "%.10g") -> None:
+def _write_numbers(path: Path, header: Sequence[str], values: Reals, number: str = "%.10g") -> None:
     """Write a table of numbers (T, C); NaN becomes n/a."""
     # One % over the whole table: 27 million numbers take seconds this way and minutes through a table library.
     row = "\t".join([number] * values.shape[1]) + "\n"

@@ -19,7 +19,7 @@ from bids_semantoks.errors import name_some
 from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table, write_text
 from bids_semantoks.outputs.sidecars import check_table, describe_differences, describe_files, read_column_descriptions
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, read_statuses
-from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.records import Embedding, Floats, Windows
 from bids_semantoks.statistics.series import weigh_runs, weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -64,7 +64,7 @@ def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
     return read_window_table(paths)[1]
 
 
-def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
+def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, Floats]:
     """Read the mean embedding (dims,) of a run over the windows that are used (`weigh_windows`), and their number;
     RunFailed damaged_table."""
     columns, vectors = read_window_table(paths)
@@ -72,7 +72,7 @@ def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int
     return int((weights > 0).sum()), weights @ vectors
 
 
-def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32]]:
+def read_window_table(paths: OutputPaths) -> tuple[dict[str, Floats], NDArray[np.float32]]:
     """Read what is known of the windows of a run, (B,) by column, and their embeddings (B, dims); RunFailed
     damaged_table."""
     sidecar = read_sidecar(paths.embedding_sidecar) or {}
@@ -87,9 +87,9 @@ def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]
 
 
 #: Participant label, n_runs, n_windows, mean (dims,), session label (empty for all of the participant's)
-FeatureRow = tuple[str, int, int, NDArray[np.float64], str]
+FeatureRow = tuple[str, int, int, Floats, str]
 #: Number of windows of a run and their mean (dims,)
-RunMean = tuple[int, NDArray[np.float64]]
+RunMean = tuple[int, Floats]
 #: Session of runs without one in tables indexed by session, where nipoppy has it so.
 _UNNAMED = "unnamed"
 

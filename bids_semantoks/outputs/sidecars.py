@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import hash_file, hash_values, read_json, read_object, write_json
 from bids_semantoks.outputs.dataset import describe_warp
-from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+from bids_semantoks.records import Atlas, Embedding, Floats, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__, parse_version
 
 #: Start of the pointer that git-annex leaves in place of an unlocked file, and more bytes than a pointer has.
@@ -108,7 +107,7 @@ def build_signals_sidecar(
 def _describe_quality(signals: ParcelSignals) -> dict[str, Any]:
     """Describe framewise displacement, as measured and as filtered, and temporal SNR, as far as they are known."""
 
-    def summarise(word: str, values: NDArray[np.float64]) -> dict[str, Any]:
+    def summarise(word: str, values: Floats) -> dict[str, Any]:
         known = values[~np.isnan(values)]
         return {
             f"{kind}{word}FramewiseDisplacement": round(float(measure(known)), 6) if known.size else None

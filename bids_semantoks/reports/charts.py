@@ -14,9 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.reports.figures import shorten_label
 from bids_semantoks.reports.run_data import to_base64
 
@@ -335,7 +334,7 @@ def _build_scatter(
     labels: list[str],
     said: str,
     has_diagonal: bool = False,
-) -> tuple[Scatter, NDArray[np.int64]]:
+) -> tuple[Scatter, Indices]:
     """Build the chart of points (n, 2) between limits of both axes, and list the rows that are drawn as marks."""
     most = max(min(_MOST_MARKS, _MOST_ON_PAGE // max(n_charts, 1)), 100)
     shown = np.arange(len(points))
@@ -371,7 +370,7 @@ def build_map(
     return chart
 
 
-def _pack_colouring(one: Colouring, shown: NDArray[np.int64]) -> dict[str, Any]:
+def _pack_colouring(one: Colouring, shown: Indices) -> dict[str, Any]:
     if one.numbers is not None:
         numbers = [None if math.isnan(value) else float(f"{value:.3g}") for value in one.numbers[shown].tolist()]
         return {"name": one.name, "numbers": numbers}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import open_atomic, write_text
+from bids_semantoks.records import Floats, Reals
 from bids_semantoks.reports.pages import attempt
 
 if TYPE_CHECKING:
@@ -174,9 +175,9 @@ FIGURES: Final = {
 def write_figures(
     directory: Path,
     *,
-    log: Mapping[str, NDArray[np.float64]],
-    kernels: Mapping[str, NDArray[np.floating[Any]]],
-    embeddings: NDArray[np.floating[Any]],
+    log: Mapping[str, Floats],
+    kernels: Mapping[str, Reals],
+    embeddings: Reals,
     names: Sequence[str],
     repetition_time: float,
 ) -> tuple[str, ...]:
@@ -196,7 +197,7 @@ def write_figures(
     return tuple(drawn)
 
 
-def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+def _smooth(values: Floats, width: int) -> Floats:
     """Running mean over `width` values, ignoring non-finite ones."""
     real, window = np.isfinite(values), np.ones(min(width, values.size))
     total = np.convolve(np.where(real, values, 0.0), window, mode="same")
@@ -204,7 +205,7 @@ def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
 
 
-def _draw_training(log: Mapping[str, NDArray[np.float64]]) -> Figure:
+def _draw_training(log: Mapping[str, Floats]) -> Figure:
     figure = start_figure(7, 5, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     steps = log.get("step", np.zeros(0))
@@ -221,7 +222,7 @@ def _draw_training(log: Mapping[str, NDArray[np.float64]]) -> Figure:
     return figure
 
 
-def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_time: float) -> Figure:
+def _draw_kernels(kernels: Mapping[str, Reals], repetition_time: float) -> Figure:
     figure = start_figure(7, 4, layout="constrained")
     axes = figure.subplots()
     frequencies = np.fft.rfftfreq(256, repetition_time)
@@ -235,7 +236,7 @@ def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_t
     return figure
 
 
-def _draw_networks(embeddings: NDArray[np.floating[Any]], names: Sequence[str]) -> Figure:
+def _draw_networks(embeddings: Reals, names: Sequence[str]) -> Figure:
     figure = start_figure(6, 5, layout="constrained")
     axes = figure.subplots()
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.store import OutputPaths, find_encoders, read_sidecar
+from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import (
     BLUE,
     GREY,
@@ -85,7 +85,7 @@ def draw_carpet(data: Mapping[str, Any], sidecar: Mapping[str, Any]) -> Figure:
 
 
 def _draw_traces(
-    axes: Axes, traces: Mapping[str, Sequence[float | None]], key: str, times: NDArray[np.float64], n_dummy: int
+    axes: Axes, traces: Mapping[str, Sequence[float | None]], key: str, times: Floats, n_dummy: int
 ) -> None:
     """Draw the available traces of a measure; after denoising on a separate axis, which has a much smaller range."""
     names = [name for name in (key, f"{key}_filtered", f"{key}_before", f"{key}_after") if name in traces]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.errors import replace_hidden
@@ -27,6 +26,7 @@ from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, build_directory, find_encoders, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, judge_fit
 from bids_semantoks.quality.limits import Verdict, judge, judge_run, measure_run
+from bids_semantoks.records import Floats
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
 from bids_semantoks.reports.pictures import (
     PALETTES,
@@ -236,9 +236,7 @@ def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence
     return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
 
 
-def _show_encoder(
-    paths: OutputPaths, model: str, signals: dict[str, Any], coverage: NDArray[np.float64]
-) -> dict[str, Any]:
+def _show_encoder(paths: OutputPaths, model: str, signals: dict[str, Any], coverage: Floats) -> dict[str, Any]:
     """Build what is shown of one embedding of a run: model, checks of its fit, facts, windows (onset, duration (s) and
     kept share of each) with a description, and pictures."""
     own = replace(paths, model=model)

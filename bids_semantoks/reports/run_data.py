@@ -27,7 +27,7 @@ from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object
 from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
-from bids_semantoks.records import CANONICAL_NETWORKS, ParcelSignals
+from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Indices, ParcelSignals, Reals
 from bids_semantoks.reports.pages import attempt
 from bids_semantoks.statistics.baselines import compute_connectivity
 from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
@@ -43,18 +43,18 @@ class Palette:
     low: float
     high: float
 
-    def quantise(self, values: NDArray[np.floating[Any]]) -> Image:
+    def quantise(self, values: Reals) -> Image:
         """Find the colour of each value, clipped to the range; NaN is missing."""
         n = len(self.colours)
         scaled = (np.nan_to_num(values, nan=self.low) - self.low) / (self.high - self.low)
         indices = np.clip((scaled * n).astype(np.int64), 0, n - 1) + 1
         return np.where(np.isnan(values), 0, indices).astype(np.uint8)
 
-    def draw(self, values: NDArray[np.floating[Any]]) -> str:
+    def draw(self, values: Reals) -> str:
         """Draw values as an image, in base64."""
         return to_base64(self.quantise(values), self.colours)
 
-    def restore(self, image: Image) -> NDArray[np.float64]:
+    def restore(self, image: Image) -> Floats:
         """Return the middle of each colour's range; NaN where missing."""
         middle = self.low + (image.astype(np.float64) - 0.5) * (self.high - self.low) / len(self.colours)
         return np.where(image == 0, np.nan, middle)
@@ -142,9 +142,9 @@ _NO_NETWORK: Final = "no network"
 class NetworkOrder(NamedTuple):
     """Parcels sorted by network."""
 
-    order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
+    order: Indices  # (P,) parcel positions, sorted by network
     names: list[str]  # (N,) in display order
-    edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
+    edges: Indices  # (N + 1,) first sorted position of each network, then P
 
 
 def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
@@ -294,7 +294,7 @@ def _build_carpets(signals: ParcelSignals, order: NetworkOrder, *, is_changed: b
     return {"step": step, "rows": rows, "common": common, **images}
 
 
-def _measure_common(scores: NDArray[np.float64]) -> float | None:
+def _measure_common(scores: Floats) -> float | None:
     """Compute the share of variance explained by the mean over parcels, seen as bands in a carpet: (P, T) -> share."""
     known = scores[:, ~np.isnan(scores).all(axis=0)]
     known = known[~np.isnan(known).any(axis=1)]
@@ -319,7 +319,7 @@ def _build_connectivity(values: NDArray[np.float32], order: NetworkOrder) -> dic
     }
 
 
-def average_blocks(matrix: NDArray[np.float64], order: NetworkOrder) -> list[list[float | None]]:
+def average_blocks(matrix: Floats, order: NetworkOrder) -> list[list[float | None]]:
     """Average the correlations within and between networks, without the diagonal: (P, P) -> (N, N); None if there
     are no pairs."""
     off = matrix.copy()
