@@ -24,7 +24,6 @@ GRID_ORIGIN: Final = (-96.0, -132.0, -78.0)
 
 # Parcels of each cortical network, left and right, in the canonical order (Vis ... Default).
 LEFT_COUNTS: Final = (31, 37, 23, 22, 13, 22, 52)
-
 RIGHT_COUNTS: Final = (30, 40, 23, 25, 13, 30, 39)
 SUBCORTEX_PER_HEMISPHERE: Final = 25
 CEREBELLUM_COUNT: Final = 7

@@ -169,10 +169,7 @@ MOTION: Final = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 EXPANSIONS: Final = ("", "_derivative1", "_power2", "_derivative1_power2")
 PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion", "receiver")
 DRIFT: Final = ("drift_linear", "drift_quadratic")
-
-# Aliased by a repetition time of 2 s to 0.17 and 0.16 Hz.
-BREATHING_HZ: Final = 0.328
-
+BREATHING_HZ: Final = 0.328  # aliased by a repetition time of 2 s to 0.17 and 0.16 Hz
 PULSE_HZ: Final = 0.837
 VOLUME_HZ: Final = 0.0125
 VASOMOTION_HZ: Final = 0.003
@@ -180,15 +177,10 @@ RECEIVER_HZ: Final = 0.13
 _ORDERS: Final = 7
 _HEAD_RADIUS: Final = 50.0
 _RMS_RADIUS: Final = 80.0
-
-#: Network that each type of block drives.
-DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}
-
+DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}  # network that each type of block drives
 BLOCK_SECONDS: Final = 20.0
 _REST_SECONDS: Final = 10.0
-
-#: Response over the standard deviation of a parcel's signal.
-_STRENGTH: Final = 0.6
+_STRENGTH: Final = 0.6  # response over the standard deviation of a parcel's signal
 
 
 class NeuralSignals(NamedTuple):

@@ -40,7 +40,6 @@ _DRIFT_SPREAD: Final = 0.6
 HIGH_PASS_SECONDS: Final = 128.0
 FD_OUTLIER_MM: Final = 0.5
 DVARS_OUTLIER: Final = 1.5
-
 _AXES: Final = {"x": ("left-right", "pitch"), "y": ("anterior-posterior", "roll"), "z": ("superior-inferior", "yaw")}
 
 

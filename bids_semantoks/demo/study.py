@@ -41,8 +41,7 @@ from bids_semantoks.outputs.store import build_directory
 from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Reals
 from bids_semantoks.runtime.logs import Progress
 
-# Standard deviation of what denoising left behind in each parcel, over the neural signal's.
-RESIDUAL_NOISE: Final = 1.2
+RESIDUAL_NOISE: Final = 1.2  # standard deviation of what denoising left behind in each parcel, over the neural signal's
 #: Recipe over the published one that fits a tiny encoder to 120 people in about a minute: in so few steps the teacher
 #: must follow the student sooner.
 PRETRAINING: Final = {"epochs": 40, "batch_size": 15, "learning_rate": 0.03, "momentum": [0.95, 1.0]}

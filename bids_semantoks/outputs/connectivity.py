@@ -15,8 +15,7 @@ from bids_semantoks.outputs.sidecars import describe_files
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals
 from bids_semantoks.statistics.baselines import compute_connectivity
 
-#: Correlations over a few hundred volumes are uncertain from the second digit on.
-_DIGITS: Final = 6
+_DIGITS: Final = 6  # correlations over a few hundred volumes are uncertain from the second digit on
 
 #: Sidecar entries about the signal files themselves.
 _OF_SIGNALS: Final = ("Damaged", "Files", "FilesSHA256", "PageFiles", "TableSHA256")

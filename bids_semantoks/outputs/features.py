@@ -88,10 +88,8 @@ def read_window_table(paths: OutputPaths) -> tuple[dict[str, Floats], NDArray[np
 
 #: Participant label, n_runs, n_windows, mean (dims,), session label (empty for all of the participant's)
 FeatureRow = tuple[str, int, int, Floats, str]
-#: Number of windows of a run and their mean (dims,)
-RunMean = tuple[int, Floats]
-#: Session of runs without one in tables indexed by session, where nipoppy has it so.
-_UNNAMED = "unnamed"
+RunMean = tuple[int, Floats]  # number of windows of a run and their mean (dims,)
+_UNNAMED = "unnamed"  # session of runs without one in tables indexed by session, where nipoppy has it so
 
 
 def build_mean_reader(min_kept: float | None) -> Callable[[OutputPaths], RunMean]:

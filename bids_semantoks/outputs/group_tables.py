@@ -44,12 +44,8 @@ _TEXT: Final = frozenset(
 
 #: Columns, by table, that those of earlier versions lack.
 _LATER: Final = {"group_probe": ("harmonized",), "group_strata": ("expected", "p_value")}
-
-#: Columns of a table of splits whose rows are participants.
-_REPETITION: Final = re.compile(r"repetition_?(\d+)")
-
-#: Lines of a table that are held in memory at once.
-_BLOCK: Final = 10_000
+_REPETITION: Final = re.compile(r"repetition_?(\d+)")  # columns of a table of splits whose rows are participants
+_BLOCK: Final = 10_000  # lines of a table that are held in memory at once
 
 #: Columns that a map of the embedding may have besides those described, to colour its points by.
 _ADDED: Final = {"Description": "As in the tables of the dataset, or its sidecars."}

@@ -27,8 +27,7 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 
 LOGGER = logging.getLogger("bids_semantoks")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
-#: Folder in ``logs`` where versions before 0.2 kept the statuses of all participants.
-_FORMER_STATUSES = "runs"
+_FORMER_STATUSES = "runs"  # folder in ``logs`` where versions before 0.2 kept the statuses of all participants
 
 #: Entities that `build_stem` places itself or drops, after those of the source; a hemisphere stays with the source.
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}

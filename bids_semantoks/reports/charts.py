@@ -19,9 +19,7 @@ from bids_semantoks.records import Floats, Indices
 from bids_semantoks.reports.figures import shorten_label
 from bids_semantoks.reports.run_data import to_base64
 
-#: Estimate, lower and upper end.
-Interval = tuple[float, float, float]
-
+Interval = tuple[float, float, float]  # estimate, lower and upper end
 _LINE: Final = 26.0  # height of one line of a chart
 _WIDTH: Final = 640.0
 _LABELS: Final = 190.0
@@ -259,10 +257,7 @@ def build_scaling(panel: ScalingPanel) -> Markup:
 #: Maximum number of marks per chart and page; beyond, a random subset is drawn, which the page states.
 _MOST_MARKS: Final = 5000
 _MOST_ON_PAGE: Final = 60_000
-
-#: Variables to colour the map by.
-_MOST_COLOURINGS: Final = 12
-
+_MOST_COLOURINGS: Final = 12  # variables to colour the map by
 _SHAPE: Final = (300, 420)  # rows and columns of the picture
 _STEPS: Final = 1000  # positions along an axis
 

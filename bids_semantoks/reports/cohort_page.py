@@ -26,11 +26,8 @@ from bids_semantoks.reports.pages import fill_template, write_page
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Maximum number of runs listed per reason; the table has all.
-_LISTED: Final = 40
-#: Columns that hold text, before the measures.
-_TEXT: Final = {"name": "run", "verdict": "verdict", "why": "why"}
+_LISTED: Final = 40  # maximum number of runs listed per reason; the table has all
+_TEXT: Final = {"name": "run", "verdict": "verdict", "why": "why"}  # columns that hold text, before the measures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +68,7 @@ _UNITS: Final = {"mean_fd": " mm", "kept_seconds": " s"}
 #: Measures judged under another column than that of the page.
 _JUDGED_AS: Final = {"n_masked_networks": "masked_networks"}
 _NAMES: Final = {_JUDGED_AS.get(one.key, one.key): one.name.partition(" (")[0] for one in _COLUMNS}
-#: Marks of the cell of a verdict.
-_LEVELS: Final = {"use": "", "look": " class=a", "leave out": " class=r"}
+_LEVELS: Final = {"use": "", "look": " class=a", "leave out": " class=r"}  # marks of the cell of a verdict
 
 
 def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions: Iterable[str]) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 #: Colours of Okabe and Ito, ordered so that neighbours also differ in brightness.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-
 _MOST_NAMED: Final = 12
 
 #: More points than these are drawn as an image within the figure.

@@ -39,9 +39,7 @@ def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -
     return placed
 
 
-#: Palettes by the name that scripts know.
-PALETTES: Final = {"grey": GREYS, "redblue": RED_BLUE, "coverage": COVERAGE}
-
+PALETTES: Final = {"grey": GREYS, "redblue": RED_BLUE, "coverage": COVERAGE}  # palettes by the name that scripts know
 _GAP: Final = 13.0  # between labels
 _MOST_NAMED: Final = 24
 

@@ -43,13 +43,10 @@ from bids_semantoks.reports.run_data import read_run_data
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: With more sessions, each has its own page to limit the file size.
-_MANY_SESSIONS: Final = 4
+_MANY_SESSIONS: Final = 4  # with more sessions, each has its own page to limit the file size
 
 #: Location of the methods text in a page.
 _METHODS: Final = re.compile(r'(<section id="methods">\n<div class="methods">\n).*?(\n</div>)', re.DOTALL)
-
 _ASSETS: Final = (*CHART_ASSETS, "participant.css", "participant.js")
 
 

@@ -34,7 +34,6 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 # Corners (mm) around an adult brain in template space, and a grid fine enough for small figures.
 _LOW: Final = (-81.0, -114.0, -75.0)
-
 _SHAPE: Final = (55, 65, 55)
 _STEP: Final = 3.0
 

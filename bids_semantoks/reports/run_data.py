@@ -125,16 +125,12 @@ def from_base64(text: str) -> Image:
     return rows[:, :width]
 
 
-#: Of the file; one of another version is built again from the tables.
-VERSION: Final = 1
+VERSION: Final = 1  # of the file; one of another version is built again from the tables
 
 #: Maximum resolution; more than a screen shows would only cost bytes.
 _MAX_COLUMNS: Final = 480
 _MAX_ROWS: Final = 600
-
-#: Bins of the histogram of correlations, from -1 to 1.
-N_BINS: Final = 50
-
+N_BINS: Final = 50  # bins of the histogram of correlations, from -1 to 1
 _N_SLICES: Final = 8
 _NO_NETWORK: Final = "no network"
 
