@@ -105,11 +105,24 @@ def write_stored_methods(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
     )
     cohort["exclusion"] = describe_exclusion(config.selection)
+    asked = to_json(config).get("probing") or {}
+    probing = None
+    if any(asked.get(name) for name in ("probe", "task_blocks", "audit", "apply_predictor")):
+        # A local path does not belong in a manuscript.
+        names = {name: Path(asked[name]).name for name in ("phenotype", "splits") if asked.get(name)}
+        probing = {**asked, **names, "results": list(results), "preparations": preparations or {}}
     # Runs in native space are an exception that the text must mention.
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
+        sidecar = run.sidecar
         try:
-            signals, probing = _collect_facts(config, run.sidecar, pipelines)
-            probing = probing and {**probing, "results": list(results), "preparations": preparations or {}}
+            signals = {
+                **sidecar["Settings"],
+                "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
+                "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
+                "pipelines": pipelines,
+                "n_parcels": sidecar["Atlas"]["Parcels"],
+                "min_time": sidecar.get("MinimumTime", config.signals.min_time),
+            }
             write_citation(config.out_dir, build_facts(signals, *encoders, cohort=cohort, probing=probing))
         except OSError:
             raise
@@ -121,25 +134,6 @@ def write_stored_methods(
             )
             continue
         return
-
-
-def _collect_facts(
-    config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
-) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-    """Collect the facts about the signals with this sidecar, and about the probes if there are any."""
-    signals = {
-        **sidecar["Settings"],
-        "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
-        "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
-        "pipelines": pipelines,
-        "n_parcels": sidecar["Atlas"]["Parcels"],
-        "min_time": sidecar.get("MinimumTime", config.signals.min_time),
-    }
-    probing = to_json(config).get("probing") or {}
-    # A local path does not belong in a manuscript.
-    probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
-    is_asked = any(probing.get(name) for name in ("probe", "task_blocks", "audit", "apply_predictor"))
-    return signals, probing if is_asked else None
 
 
 def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:
