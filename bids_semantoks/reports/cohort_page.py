@@ -41,11 +41,6 @@ class Column:
     has_strip: bool = True
     is_log: bool = False
 
-    @property
-    def is_text(self) -> bool:
-        """Whether the column contains text."""
-        return not self.style
-
 
 _COLUMNS: Final = (
     Column(key="mean_fd", name="mean FD (mm)", style=".3f", is_log=True),
@@ -121,10 +116,8 @@ def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
         "constant": _describe_constant(runs, columns),
         "measures": _summarise([one for one in columns if one.has_strip], runs),
         "reasons": _group_reasons(rows, suffix),
-        "columns": [
-            {"key": one.key, "name": one.name, "is_text": one.is_text, "worse": one.worse, "help": help_texts[one.key]}
-            for one in shown
-        ],
+        "columns": shown,
+        "help": help_texts,
         "rows": Markup(_build_lines(runs, columns, suffix)),
     }
     return fill_template("cohort", page=page, version=__version__)
@@ -253,7 +246,7 @@ def _build_lines(runs: Sequence[Row], columns: Sequence[Column], suffix: str) ->
         line = f"<tr><td><a href={_link(row)}>{name}</a><td{_LEVELS[row['verdict']]}>{row['verdict']}<td>{why}"
         for one in columns:
             mark, text = marks.get(_JUDGED_AS.get(one.key, one.key)), _format(row.get(one.key), one.style)
-            line += f"<td{f' class={mark}' if mark else ''}>{escape(text) if one.is_text else text}"
+            line += f"<td{f' class={mark}' if mark else ''}>{text if one.style else escape(text)}"
         lines.append(line)
     return "\n".join(lines)
 
