@@ -59,6 +59,20 @@ def build_signals_sidecar(
     scrubbed[: signals.n_dummy] = False
     scrubbed[scrubbed.size - signals.n_padding :] = False
     state = "after denoising" if settings["denoising"] else f"from {run.pipeline}, without further denoising"
+    denoising: dict[str, Any] = {
+        "Preset": "none: as found",
+        "Description": f"None: the series come from {run.pipeline}.",
+    }
+    if settings["denoising"]:
+        denoising = {
+            "Preset": settings["denoising"]["name"],
+            **({"DenoisedBy": run.pipeline} if run.is_denoised else {}),
+            "Regressors": list(signals.regressors),
+            "BandPass": settings["band_pass"],
+            "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending"
+            if settings["band_pass"]
+            else "none; linear detrending only",
+        }
     warped = [{"Image": one.path.name, **describe_warp(one)} for one in atlas.volumes if one.transform is not None]
     threshold, measure = settings["fd_threshold"], {}
     if signals.filtered_motion is not None and threshold is not None:
@@ -81,7 +95,7 @@ def build_signals_sidecar(
         "AveragedOver": run.averaged_over or None,
         **({"Resampling": signals.resampling} if signals.resampling else {}),
         "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
-        "Denoising": _describe_denoising(run, signals, settings),
+        "Denoising": denoising,
         "VolumesTotal": int(signals.kept.size),
         "VolumesKept": int(signals.kept.sum()),
         "VolumesDropped": {
@@ -120,20 +134,6 @@ def _describe_quality(signals: ParcelSignals) -> dict[str, Any]:
     if signals.temporal_snr is not None and (known := signals.temporal_snr[~np.isnan(signals.temporal_snr)]).size:
         found["TemporalSNR"] = {"Median": round(float(np.median(known)), 3), "Lowest": round(float(known.min()), 3)}
     return found
-
-
-def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, Any]) -> dict[str, Any]:
-    if not settings["denoising"]:
-        return {"Preset": "none: as found", "Description": f"None: the series come from {run.pipeline}."}
-    return {
-        "Preset": settings["denoising"]["name"],
-        **({"DenoisedBy": run.pipeline} if run.is_denoised else {}),
-        "Regressors": list(signals.regressors),
-        "BandPass": settings["band_pass"],
-        "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending"
-        if settings["band_pass"]
-        else "none; linear detrending only",
-    }
 
 
 def build_embedding_sidecar(

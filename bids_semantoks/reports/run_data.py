@@ -167,7 +167,10 @@ def write_run_data(
         for path in (paths.page_data, paths.page_data.with_suffix("")):
             path.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
-        data["connectivity"] = _halve(data["connectivity"])
+        found = data["connectivity"]
+        image = from_base64(found.pop("image"))
+        # One half of it is enough, as it is symmetric.
+        found["half"] = to_base64(image[np.triu_indices_from(image)][None], RED_BLUE.colours)
         text = json.dumps({"SignalsSHA256": hash_file(paths.signals), **data}, separators=(",", ":"), allow_nan=False)
         with open_atomic(paths.page_data) as file:
             # Without the time, so that the same data are the same bytes.
@@ -181,25 +184,15 @@ def read_run_data(
 ) -> dict[str, Any]:
     """Read the report data of a run; if the file is missing, damaged or from other signals, rebuild what the tables
     allow."""
-    data = _read_file(paths.page_data) or read_object(paths.page_data.with_suffix(""))
+    data: Any = None
+    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
+        data = parse_json(gzip.decompress(paths.page_data.read_bytes()).decode())
+    if not isinstance(data, dict) or not data:
+        # Earlier versions did not compress it.
+        data = read_object(paths.page_data.with_suffix(""))
     if data.get("Version") == VERSION and data.get("SignalsSHA256") == sidecar["TableSHA256"]:
         return {**data, "connectivity": _mirror(data["connectivity"])}
     return build_run_data(read_stored_signals(paths, sidecar), *atlas, None)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    """Read the file of a page; empty if it is absent or damaged."""
-    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
-        values = parse_json(gzip.decompress(path.read_bytes()).decode())
-        return values if isinstance(values, dict) else {}
-    return {}
-
-
-def _halve(found: dict[str, Any]) -> dict[str, Any]:
-    """Keep one half of the image of correlations, which is symmetric."""
-    image = from_base64(found["image"])
-    half = to_base64(image[np.triu_indices_from(image)][None], RED_BLUE.colours)
-    return {**{key: value for key, value in found.items() if key != "image"}, "half": half}
 
 
 def _mirror(found: dict[str, Any]) -> dict[str, Any]:
