@@ -22,8 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.statistics.conformal import compare_positions, compute_excess, find_quantile, find_shifts
-from bids_semantoks.statistics.portable import LinearPredictor, fit_predictor, predict_at_home
+from bids_semantoks.statistics.portable import (
+    LinearPredictor,
+    compare_positions,
+    compute_excess,
+    find_quantile,
+    find_shifts,
+    fit_predictor,
+    predict_at_home,
+)
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
 from bids_semantoks.statistics.targets import Target

@@ -21,7 +21,7 @@ from bids_semantoks.inputs.phenotypes import build_columns
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.outputs.embeddings import read_window_table
 from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.outputs.store import StoredRun, find_encoders, read_sidecar
+from bids_semantoks.outputs.store import StoredRun, find_encoders, find_stored_runs, read_sidecar
 from bids_semantoks.quality.cohort import CallFacts, build_rows
 from bids_semantoks.statistics.weights import weigh_windows
 from bids_semantoks.version import __version__
@@ -155,6 +155,18 @@ def describe_origin(stored: Sequence[StoredRun]) -> dict[str, Any]:
 
 def _list_different(values: Iterable[Any]) -> list[Any]:
     return list({hash_values(value): value for value in values}.values())
+
+
+def find_rows(frame: pd.DataFrame, min_kept: float | None) -> Rows:
+    """Find the stored runs that each row of a table of `load_outputs` averages; none for other tables."""
+    keys, origin, stored = list_keys(frame), frame.attrs.get(ORIGIN), {}
+    if origin:
+        found = find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"])
+        stems = set(origin["runs"])
+        chosen = [run for run in found if run.paths.stem in stems]
+        own = group_runs(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept)
+        stored = dict(zip(own.keys, own.runs, strict=True))
+    return Rows(keys=tuple(keys), runs=tuple(stored.get(key, ()) for key in keys), min_kept=min_kept)
 
 
 def list_keys(frame: pd.DataFrame) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from bids_semantoks.analyses.design import SITE_NAMES, ProbePlan, build_design
 from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
 from bids_semantoks.analyses.harmonising import harmonise_models
-from bids_semantoks.analyses.output_frames import ORIGIN, group_runs, list_keys
+from bids_semantoks.analyses.output_frames import ORIGIN, find_rows, list_keys
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines
 from bids_semantoks.config import AppConfig, ProbingConfig, RunningConfig
@@ -25,7 +25,6 @@ from bids_semantoks.inputs.people_tables import Table
 from bids_semantoks.inputs.phenotypes import Column, build_columns, build_phenotype, is_category
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
 from bids_semantoks.outputs.group_tables import build_group_table
-from bids_semantoks.outputs.store import find_stored_runs
 from bids_semantoks.statistics.spans import Features
 
 #: Baselines that need no stored signals.
@@ -69,16 +68,7 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
             hint="Use level='participant' or 'session', or average the rows of each.",
         )
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    sorted_keys, origin = tuple(keys[place] for place in order), frame.attrs.get(ORIGIN)
-    stored = {}
-    if origin:
-        # The runs that the table averages.
-        found = list(find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"]))
-        chosen = [run for run in found if run.paths.stem in set(origin["runs"])]
-        own = group_runs(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept)
-        stored = dict(zip(own.keys, own.runs, strict=True))
-    rows = Rows(keys=sorted_keys, runs=tuple(stored.get(key, ()) for key in sorted_keys), min_kept=min_kept)
-    return frame.iloc[order], rows
+    return frame.iloc[order], find_rows(frame.iloc[order], min_kept)
 
 
 def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> ProbePlan:

@@ -176,7 +176,7 @@ class ProbingConfig:
     save_predictor: str | None = option(
         None,
         "Fit a model to everybody after its evaluation and save it as predictors/NAME (NAME_PHENOTYPE for several): "
-        "the linear probe of the first --model, or of the given one (a model of group_probe.tsv).",
+        "the linear probe of the first --model, or of the given model of group_probe.tsv (a readout, pearson, ...).",
         metavar="NAME [MODEL]",
         rest="save_predictor_model",
     )
@@ -280,7 +280,8 @@ class ProbingConfig:
         """Whether probes read stored signals, and not only embeddings."""
         baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "random"}.intersection(self.baselines)
         others = self.network_importance or self.finetune or self.task_blocks or self.scaling or self.replicates
-        return bool(self.task_blocks or (self.probe and (baselines or others)))
+        # A predictor may be one of connectivity.
+        return bool(self.task_blocks or self.apply_predictor or (self.probe and (baselines or others)))
 
     @property
     def beside(self) -> list[str]:

@@ -10,9 +10,8 @@ import numpy as np
 
 from bids_semantoks.files import read_json, read_rows
 from bids_semantoks.outputs.group_tables import read_group_table
-from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval, format_number
-from bids_semantoks.outputs.predicted_table import PREDICTED
-from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
+from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval, format_number, show_model
+from bids_semantoks.outputs.predictor_files import PREDICTED, RESEARCH_ONLY
 from bids_semantoks.reports.figures_probes import draw_values
 from bids_semantoks.reports.group_phenotype import name_figure, show_bars
 from bids_semantoks.reports.group_report import Graphic, Section
@@ -56,8 +55,8 @@ def _describe(facts: Mapping[str, Any]) -> list[str]:
     sentences = [
         RESEARCH_ONLY,
         f"{facts['Phenotype']} of {facts['Predicted']} of {facts['Participants']} participants was predicted by a "
-        f"linear model of {facts['Encoder']['Name']} from another study ({facts['ParticipantsAtHome']} participants); "
-        f"see {facts['Table']}.",
+        f"linear model of {show_model(facts['Encoder']['Name'])} from another study "
+        f"({facts['ParticipantsAtHome']} participants); see {facts['Table']}.",
         f"The {what} come from out-of-fold errors there (cross-conformal). They hold the truth in 90 % of people on "
         "average, not in each group, if people here are exchangeable with those there; they have no guarantee in "
         "finite samples and are void under any shift.",
