@@ -88,7 +88,7 @@ def flag(
 ) -> tuple[bool, bool]:
     """Flag a study by embeddings alone, and with the ranges of motion and repetition time."""
     n, n_home = len(motion), len(home["positions"])
-    p_values = compare_positions(home["positions"], model.predict(values)[1], 1)
+    p_values = compare_positions(home["positions"], model.predict(values)[1])
     p_values |= model.compare_means(values, None, n_home)
     n_outside = {
         "motion": int((motion > home["motion"].max()).sum()),

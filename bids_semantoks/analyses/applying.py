@@ -33,6 +33,7 @@ from bids_semantoks.inputs.phenotypes import Column, find_columns
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.features import keep_first_sessions
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
+from bids_semantoks.outputs.group_words import show_model
 from bids_semantoks.outputs.predictor_files import CARRIED, PREDICTED, RESEARCH_ONLY, write_predicted
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.records import Floats
@@ -75,7 +76,7 @@ class ApplicationPlan:
         )
         for run in {str(run.sidecar["Settings"]): run for run in chosen}.values():
             self._check_atlas(run)
-            self.predictor.check_signals(run.sidecar["Settings"])
+            self.predictor.check_settings("signals", run.sidecar["Settings"])
         self.columns = self._find_columns(chosen)
         self.truth = self._find_truth(sorted({run.entities["sub"] for run in chosen}))
 
@@ -227,7 +228,11 @@ class ApplicationPlan:
             "Predictor": self.predictor.path.resolve().name,
             "Phenotype": facts.phenotype,
             "Classes": list(facts.classes),
-            "Encoder": {"Name": facts.model, "Description": facts.encoder, "SHA256": facts.encoder_sha256},
+            "Encoder": {
+                "Name": show_model(facts.model),
+                "Description": facts.encoder or "none: features are from signals and tables",
+                "SHA256": facts.encoder_sha256,
+            },
             "ParticipantsAtHome": facts.n_participants,
             "Participants": len(rows.keys),
             "Predicted": int((~np.isnan(found.scores).any(axis=1)).sum()),

@@ -70,7 +70,6 @@ class Application:
     """What a predictor says of n people of a table."""
 
     scores: Floats  # (n, 1) values or (n, K) class probabilities; NaN where a covariate is unknown
-    positions: Floats  # (n, m + 2); NaN as `scores`
     flags: dict[str, NDArray[np.bool_]]  # (n,) who is outside the training range of what
     p_values: dict[str, float]  # of what may differ between the places
 
@@ -134,7 +133,7 @@ class Predictor:
         for settings in () if self.facts.model in CARRIED else origin.get("embedding_settings", ()):
             self.check_embeddings(settings)
         for settings in origin.get("signals_settings", ()):
-            self.check_signals(settings)
+            self.check_settings("signals", settings)
         found = self.apply(self._find_values(df), df)
         table = self.show(found.scores, level=level) | {"flags": list_flags(found.flags)}
         return pd.concat([df[labels], pd.DataFrame(table, index=df.index)], axis=1)
@@ -203,9 +202,9 @@ class Predictor:
             flags |= outside | {"features": (positions[:, m:] > home[:, m:].max(axis=0)).any(axis=1)}
         if known.any():
             own = None if covariates is None else covariates[known]
-            p_values |= compare_positions(home, positions[known], m)
+            p_values |= compare_positions(home, positions[known], self.classes)
             p_values |= self.saved.linear.compare_means(values[known], own, self.facts.n_participants)
-        return Application(scores=scores, positions=positions, flags=flags, p_values=p_values)
+        return Application(scores=scores, flags=flags, p_values=p_values)
 
     def check_embeddings(self, settings: Mapping[str, Any]) -> None:
         """Refuse embeddings by another encoder (ModelError) or with other settings (ConfigurationError)."""
@@ -218,13 +217,11 @@ class Predictor:
                 hint=f"There it was --model {facts.encoder_source}"
                 + (f" --random-seed {facts.options.get('random_seed')}." if facts.model == "random" else "."),
             )
-        self._refuse("embeddings", facts.embedding_settings, settings)
+        self.check_settings("embeddings", settings)
 
-    def check_signals(self, settings: Mapping[str, Any]) -> None:
-        """Refuse signals that were made with other settings: ConfigurationError names them."""
-        self._refuse("signals", self.facts.signals_settings, settings)
-
-    def _refuse(self, what: str, own: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    def check_settings(self, what: str, settings: Mapping[str, Any]) -> None:
+        """Refuse ``signals`` or ``embeddings`` that were made with other settings: ConfigurationError names them."""
+        own = self.facts.signals_settings if what == "signals" else self.facts.embedding_settings
         if differences := describe_differences(settings, own):
             listed = "; ".join(differences).replace("on disk", "here").replace("now", "there")
             raise ConfigurationError(
@@ -242,14 +239,13 @@ class Predictor:
             values, slack = pd.to_numeric(frame[one.name], errors="coerce").to_numpy(dtype=np.float64), 1e-6
             sides = (values < one.low - slack * abs(one.low), values > one.high + slack * abs(one.high))
             checked = [own for own, counts in zip(sides, RANGES[one.name], strict=True) if counts]
-            name, n = one.name.replace("_", " "), int((~np.isnan(values)).sum())
+            name, n = one.name.removeprefix("n_").replace("_", " "), int((~np.isnan(values)).sum())
             flags[name] = np.any(checked, axis=0)
             chances = [compute_excess(int(own.sum()), n, self.facts.n_participants) for own in checked]
             p_values[f"range of {name}"] = min(1.0, len(checked) * min(chances))
         site = self.facts.site_column
         if site in frame.columns:
-            cells = [None if pd.isna(cell) else str(cell) for cell in frame[site]]
-            flags["site"] = np.array([cell not in self.facts.sites for cell in cells])
+            flags["site"] = np.array([_spell(cell) not in self.facts.sites for cell in frame[site]])
         return flags, p_values
 
 
@@ -265,7 +261,7 @@ def _convert_covariates(
     columns, unknown = [], {}
     for one in facts.covariates:
         if one.levels:
-            cells = ["" if pd.isna(cell) else str(cell) for cell in frame[one.name]]
+            cells = list(map(_spell, frame[one.name]))
             columns += [np.array([cell == level for cell in cells], dtype=np.float64) for level in one.levels]
             unknown[one.name] = np.array([cell not in one.levels or is_missing(cell) for cell in cells])
         else:
@@ -273,6 +269,13 @@ def _convert_covariates(
             unknown[one.name] = ~np.isfinite(values)
             columns.append(np.where(unknown[one.name], 0.0, values))
     return (np.stack(columns, axis=1) if columns else None), unknown
+
+
+def _spell(cell: Any) -> str:
+    """Spell a cell as at home: pandas makes 1.0 of 1; empty where missing."""
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    return "" if pd.isna(cell) else str(cell)
 
 
 def find_predictor(name: str, out_dir: Path) -> Path:

@@ -19,8 +19,9 @@ from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.config import AppConfig, to_json
+from bids_semantoks.config.options import check
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.errors import ConfigurationError, ResourceError
+from bids_semantoks.errors import ResourceError
 from bids_semantoks.files import read_object
 from bids_semantoks.inputs.missing_codes import parse_number
 from bids_semantoks.outputs.dataset import read_atlas_table
@@ -55,26 +56,26 @@ def check_saving(config: AppConfig, encoders: Sequence[RunEncoder], stored: Sequ
     asked, first = config.probing, stored[0]
     model = _choose_model(config, encoders)
     for run in stored:
-        if run.sidecar["Settings"] != first.sidecar["Settings"]:
-            raise ConfigurationError(
-                f"--save-predictor needs signals made with the same settings, but those of {run.paths.stem} and "
-                f"{first.paths.stem} differ.",
-                hint="Exclude runs, or reprocess them with --overwrite.",
-            )
-    directories = [_name_directory(config, name) for name in asked.probe]
-    if len(set(directories)) < len(directories):
-        raise ConfigurationError(
-            f"--save-predictor would save several of the phenotypes {', '.join(asked.probe)} in one folder.",
-            hint="Save them in separate calls.",
+        check(
+            run.sidecar["Settings"] == first.sidecar["Settings"],
+            f"--save-predictor needs signals made with the same settings, but those of {run.paths.stem} and "
+            f"{first.paths.stem} differ.",
+            "Exclude runs, or reprocess them with --overwrite.",
         )
+    directories = [_name_directory(config, name) for name in asked.probe]
+    check(
+        len(set(directories)) == len(directories),
+        f"--save-predictor would save several of the phenotypes {', '.join(asked.probe)} in one folder.",
+        "Save them in separate calls.",
+    )
     for directory, phenotype in zip(directories, asked.probe, strict=True):
         former, own = read_object(directory / FACTS_FILE), (phenotype, model, _list_options(config))
-        is_other = former and (former.get("phenotype"), former.get("model"), former.get("options")) != own
-        if is_other and not config.running.overwrite:
-            raise ConfigurationError(
-                f"{directory} has a predictor that was saved by a call with other options.",
-                hint="Choose another name, or use --overwrite.",
-            )
+        is_alike = not former or (former.get("phenotype"), former.get("model"), former.get("options")) == own
+        check(
+            is_alike or config.running.overwrite,
+            f"{directory} has a predictor that was saved by a call with other options.",
+            "Choose another name, or use --overwrite.",
+        )
     # The table of correlations, and two more while it is fitted.
     needed = 3 * 8 * len({run.entities["sub"] for run in stored}) * len(list_parcels(first)) ** 2 // 2
     limit, where = find_memory_limit(config.running)
@@ -93,12 +94,12 @@ def _choose_model(config: AppConfig, encoders: Sequence[RunEncoder]) -> str:
     # Alone, a phenotype among the covariates has none.
     has_covariates = all(set(asked.covariate) - {one} for one in asked.probe)
     names += [one for one in (*CARRIED, "random") if one in asked.baselines and (one != "covariates" or has_covariates)]
-    if wanted not in names:
-        raise ConfigurationError(
-            f"--save-predictor cannot save {wanted}: it is not a linear model of this call whose features can be "
-            "computed in another study.",
-            hint=f"Choose one of {', '.join(names)}, or add a baseline with --baselines.",
-        )
+    check(
+        wanted in names,
+        f"--save-predictor cannot save {wanted}: it is not a linear model of this call whose features can be computed "
+        "in another study.",
+        f"Choose one of {', '.join(names)}, or add a baseline with --baselines.",
+    )
     return wanted
 
 

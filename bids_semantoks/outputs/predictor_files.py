@@ -258,7 +258,9 @@ def _build_card(name: str, facts: PredictorFacts) -> str:
         f"{format_interval(*(math.nan if x is None else x for x in (one.value, one.ci_low, one.ci_high)))}"
         for one in facts.scores
     ]
-    ranges = [f"{one.name.replace('_', ' ')}: {one.low:.4g} to {one.high:.4g}" for one in facts.ranges]
+    ranges = [
+        f"{one.name.removeprefix('n_').replace('_', ' ')}: {one.low:.4g} to {one.high:.4g}" for one in facts.ranges
+    ]
     ranges += [f"sites: {', '.join(facts.sites)}"] if facts.sites else []
     lines = [
         build_hub_header("tabular-classification" if facts.classes else "tabular-regression"),

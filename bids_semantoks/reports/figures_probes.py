@@ -26,8 +26,9 @@ _MOST_VECTORS: Final = 2000
 _LEAST_RANGE: Final = 0.05
 
 
-def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
-    """Draw the score of each model with its interval, in the given order, with a line at `chance`."""
+def draw_models(bars: Sequence[Bar], *, label: str, chance: float, line: str = "chance") -> Figure:
+    """Draw the score of each model with its interval, in the given order, with a line at `chance`, or what else it is
+    called."""
     names = [shorten_label(bar.name, 28) for bar in bars]
     left = max(1.75, 0.08 * max(map(len, names)))
     figure = start_figure(4.65 + left, 0.85 + 0.32 * len(bars))
@@ -55,7 +56,7 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=True, axis="x", color=LIGHT, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"{label} with 95 % interval (dashed: chance)")
+    axes.set_xlabel(f"{label} with 95 % interval (dashed: {line})")
     return figure
 
 

@@ -218,21 +218,18 @@ def compute_excess(n_outside: int, n: int, n_home: int) -> float:
     return float(np.prod((n - ranks) / (n + n_home - ranks)))
 
 
-def compare_positions(home: Floats, abroad: Floats, n_predicted: int) -> dict[str, float]:
-    """Compare positions (N, q) and (n, q) by rank-sum tests: level and spread of the first `n_predicted` columns, the
-    predictions, and level of the others, the distances. Returns p values by what was compared."""
+def compare_positions(home: Floats, abroad: Floats, classes: Sequence[str] = ()) -> dict[str, float]:
+    """Compare positions (N, m + 2) and (n, m + 2) by rank-sum tests: level and spread of predictions, and level of both
+    distances. Returns p values by what was compared."""
+    *predicted, within, rest = range(home.shape[1])
     found = {}
-    for column in range(home.shape[1]):
-        own, other = home[:, column], abroad[:, column]
-        if column < n_predicted:
-            name = "predictions" if n_predicted == 1 else f"predictions {column + 1}"
-            middle = np.median(own)
-            found[f"level of {name}"] = _compare(own, other)
-            found[f"spread of {name}"] = _compare(np.abs(own - middle), np.abs(other - middle))
-        else:
-            found[f"distance {'within' if column == n_predicted else 'from'} the main axes of the features"] = _compare(
-                own, other
-            )
+    for column in predicted:
+        name = f"predictions of {classes[column]}" if len(classes) > 2 else "predictions"
+        own, other, middle = home[:, column], abroad[:, column], np.median(home[:, column])
+        found[f"level of {name}"] = _compare(own, other)
+        found[f"spread of {name}"] = _compare(np.abs(own - middle), np.abs(other - middle))
+    for way, column in (("within", within), ("from", rest)):
+        found[f"distance {way} the main axes of the features"] = _compare(home[:, column], abroad[:, column])
     return found
 
 

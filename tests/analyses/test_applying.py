@@ -102,7 +102,7 @@ def test_a_study_abroad_is_predicted_flagged_and_scored(studies):
     assert list(rows[0])[:4] == ["participant_id", "prediction", "low", "high"]
     widths = {round(float(row["high"]) - float(row["low"]), 3) for row in rows}
     assert len(widths) == 1
-    assert "n absent parcels" in rows[-1]["flags"]
+    assert "absent parcels" in rows[-1]["flags"]
     assert rows[-1]["n_absent_parcels"] == "2"
     described = json.loads((out / "phenotype" / "both_agePredicted.json").read_text())
     assert set(rows[0]) <= set(described)
@@ -124,6 +124,17 @@ def test_a_study_abroad_is_predicted_flagged_and_scored(studies):
     assert find_undocumented(home.with_name("home_out")) == set()
 
 
+def code_sites(home, predictor, frame):
+    """Predict with sites that are numbers, which pandas reads as such."""
+    copy = home.with_name("coded")
+    shutil.copytree(predictor.path, copy)
+    facts = json.loads((copy / "predictor.json").read_text())
+    facts["covariates"][0]["levels"] = facts["sites"] = ["1", "2"]
+    (copy / "predictor.json").write_text(json.dumps(facts))
+    coded = frame.assign(site=frame["site"].map({"A": 1.0, "B": 2.0}))
+    return bs.load_predictor(copy).predict(coded)["probability_M"]
+
+
 def test_python_predicts_the_same_from_a_table(studies):
     home, abroad = studies
     assert run(abroad, "group", "--apply-predictor", str(find(home, "both_sex")), "--recalibrate", "sex") == 0
@@ -137,6 +148,7 @@ def test_python_predicts_the_same_from_a_table(studies):
     assert found["set"].tolist() == [row["set"] for row in rows]
     wide = predictor.predict(frame, level=0.99)
     assert (wide["set"].str.len() >= found["set"].str.len()).all()
+    np.testing.assert_array_equal(code_sites(home, predictor, frame), found["probability_M"])
     frame.loc[frame.index[:2], "site"] = ["C", None]
     found = predictor.predict(frame)
     assert found["prediction"].isna().tolist() == [True, True, *[False] * 20]
@@ -167,7 +179,7 @@ def test_baselines_travel_as_embeddings_do(studies, model):
     assert run(abroad, "group", "--apply-predictor", str(find(home, model))) == 0
     rows = read_tsv(out / "phenotype" / f"{model}Predicted.tsv")
     assert len({row["probability_M"] for row in rows}) > 1
-    assert "n absent parcels" in rows[-1]["flags"]
+    assert "absent parcels" in rows[-1]["flags"]
     frame = bs.load_outputs(out, atlas="Own", phenotypes=abroad, model="RandomTiny" + "Untrained" * (model == "random"))
     found = bs.load_predictor(find(home, model)).predict(frame.iloc[::-1])
     np.testing.assert_allclose(found["probability_M"][::-1], [float(row["probability_M"]) for row in rows], rtol=1e-7)

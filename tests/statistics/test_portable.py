@@ -129,10 +129,10 @@ def test_the_chance_of_people_outside_is_exact():
 def test_a_shift_is_found_where_it_is():
     rng = np.random.default_rng(1)
     home, away = rng.normal(size=(100, 3)), rng.normal(size=(100, 3))
-    assert portable.find_shifts(portable.compare_positions(home, away, 1)) == []
+    assert portable.find_shifts(portable.compare_positions(home, away)) == []
     away[:, 0] *= 3
     away[:, 2] += 1
-    found = portable.find_shifts(portable.compare_positions(home, away, 1))
+    found = portable.find_shifts(portable.compare_positions(home, away))
     assert found == ["spread of predictions", "distance from the main axes of the features"]
 
 
