@@ -194,31 +194,27 @@ class ApplicationPlan:
 
     def _find_truth(self, people: Sequence[str]) -> dict[str, float]:
         """Find true values or indices of classes by participant, NaN where unknown."""
-        asked, classes, found = self.config.probing, self.predictor.classes, dict.fromkeys(people, math.nan)
+        asked, classes = self.config.probing, self.predictor.classes
         column = self.columns.get(asked.recalibrate or self.predictor.phenotype)
         if column is None:
-            return found
-        others = set[str]()
-        for label, cell in zip(people, column.find([(label, "") for label in people]), strict=True):
-            if cell is None:
-                continue
-            if (
-                value := (classes.index(cell) if cell in classes else math.nan) if classes else parse_number(cell)
-            ) is None:
-                raise InputError(
-                    f"Column {column.name} of {column.table} has non-numeric values.",
-                    hint="Write n/a for missing values.",
-                )
-            found[label] = value
-            others |= {cell} if math.isnan(value) else set()
-        if others:
+            return dict.fromkeys(people, math.nan)
+        cells = zip(people, column.find([(label, "") for label in people]), strict=True)
+        known = {label: cell for label, cell in cells if cell is not None}
+        values: dict[str, Any] = {label: parse_number(cell) for label, cell in known.items()}
+        if classes:
+            values = {label: classes.index(cell) for label, cell in known.items() if cell in classes}
+        if None in values.values():
+            raise InputError(
+                f"Column {column.name} of {column.table} has non-numeric values.", hint="Write n/a for missing values."
+            )
+        if classes and (others := sorted(set(known.values()) - set(classes))):
             LOGGER.warning(
                 "Column %s has classes that the predictor does not know, which are not scored: %s.",
-                *(column.name, ", ".join(sorted(others)[:5])),
+                *(column.name, ", ".join(others[:5])),
             )
         if asked.recalibrate:
-            _check_labelled([value for value in found.values() if not math.isnan(value)])
-        return found
+            _check_labelled(list(values.values()))
+        return dict.fromkeys(people, math.nan) | values
 
     def _describe(self, rows: Rows, found: Application, judged: Judgement) -> dict[str, Any]:
         facts = self.predictor.facts
