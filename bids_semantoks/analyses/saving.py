@@ -76,8 +76,8 @@ def check_saving(config: AppConfig, encoders: Sequence[RunEncoder], stored: Sequ
             f"{directory} has a predictor that was saved by a call with other options.",
             "Choose another name, or use --overwrite.",
         )
-    # The table of correlations, and two more while it is fitted.
-    needed = 3 * 8 * len({run.entities["sub"] for run in stored}) * len(list_parcels(first)) ** 2 // 2
+    # The table of correlations, and three more while it is fitted.
+    needed = 4 * 8 * len({run.entities["sub"] for run in stored}) * len(list_parcels(first)) ** 2 // 2
     limit, where = find_memory_limit(config.running)
     if model in CONNECTIVITY and needed > limit:
         raise ResourceError(

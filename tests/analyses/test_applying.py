@@ -254,6 +254,14 @@ def test_names_of_any_kind_reach_table_and_page(studies, tmp_path):
     assert "Predictor &lt;b&gt;a.b" in page
     assert "<b>old" not in page
     assert "<b>a.b" not in page
+    shutil.copytree(find(home, "alone"), tmp_path / "alone")
+    facts = json.loads((tmp_path / "alone" / "predictor.json").read_text())
+    facts |= {"phenotype": "</script><b>x", "encoder": "<b>y", "model": "<b>z"}
+    (tmp_path / "alone" / "predictor.json").write_text(json.dumps(facts))
+    assert run(abroad, "group", "--apply-predictor", str(tmp_path / "alone"), "--recalibrate", "age") == 0
+    page = (out / "group.html").read_text()
+    assert "&lt;/script&gt;&lt;b&gt;x" in page
+    assert not any(text in page for text in ("</script><b>x", "<b>y", "<b>z"))
 
 
 def test_another_atlas_and_other_signals_are_refused(studies, capsys, tmp_path):
