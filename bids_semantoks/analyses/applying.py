@@ -14,14 +14,7 @@ from scipy.stats import t
 
 from bids_semantoks.analyses.design import SITE_NAMES
 from bids_semantoks.analyses.encoders import build_twin, embed_stored
-from bids_semantoks.analyses.portable import (
-    Application,
-    Predictor,
-    find_predictor,
-    list_flags,
-    measure_input,
-    read_carried,
-)
+from bids_semantoks.analyses.portable import Predictor, find_predictor, list_flags, measure_input, read_carried
 from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure, read_embeddings
 from bids_semantoks.analyses.saving import list_parcels
 from bids_semantoks.config import AppConfig
@@ -148,15 +141,19 @@ class ApplicationPlan:
             keep_first_sessions(stored) if is_first else stored, by_session=False, min_kept=self.config.min_kept
         )
         frame, values = self._build_frame(rows), self._read_values(rows)
-        found, truth = self.predictor.apply(values, frame), np.array([self.truth[sub] for sub, _ in rows.keys])
-        table: dict[str, Any] = self.predictor.show(found.scores)
-        judged = Judgement(self.predictor, found.scores, truth, seed=self.config.running.random_seed)
-        facts, nested = self._describe(rows, found, judged), None
+        scores, flags, p_values = self.predictor.apply(values, frame)
+        truth = np.array([self.truth[sub] for sub, _ in rows.keys])
+        table: dict[str, Any] = self.predictor.show(scores)
+        judged = Judgement(self.predictor, scores, truth, seed=self.config.running.random_seed)
+        facts, nested = self._describe(rows, judged), None
+        counts = [[name, int(own.sum())] for name, own in flags.items() if own.any()]
+        facts["Flags"] = sorted(counts, key=lambda one: -one[1])
+        facts["Shifts"] = find_shifts(p_values) if p_values else []
         if self.config.probing.recalibrate:
             scores, nested, facts["Recalibration"] = judged.recalibrate()
             shown = self.predictor.show(scores, home=(judged.truth, nested))
             table |= {f"recalibrated_{name}": values for name, values in shown.items()}
-        table |= {"flags": list_flags(found.flags), "n_absent_parcels": frame["n_absent_parcels"].astype(int).tolist()}
+        table |= {"flags": list_flags(flags), "n_absent_parcels": frame["n_absent_parcels"].astype(int).tolist()}
         table["truth"] = [
             None if math.isnan(one) else self.predictor.classes[int(one)] if self.predictor.classes else one
             for one in truth.tolist()
@@ -216,7 +213,7 @@ class ApplicationPlan:
             _check_labelled(list(values.values()))
         return dict.fromkeys(people, math.nan) | values
 
-    def _describe(self, rows: Rows, found: Application, judged: Judgement) -> dict[str, Any]:
+    def _describe(self, rows: Rows, judged: Judgement) -> dict[str, Any]:
         facts = self.predictor.facts
         site = next((one for one in (facts.site_column, *SITE_NAMES) if one in self.columns), None)
         places = self.columns[site].find(rows.keys) if site else ()
@@ -231,11 +228,7 @@ class ApplicationPlan:
             },
             "ParticipantsAtHome": facts.n_participants,
             "Participants": len(rows.keys),
-            "Predicted": int((~np.isnan(found.scores).any(axis=1)).sum()),
-            "Flags": sorted(
-                ([name, int(own.sum())] for name, own in found.flags.items() if own.any()), key=lambda one: -one[1]
-            ),
-            "Shifts": find_shifts(found.p_values) if found.p_values else [],
+            "Predicted": int((~np.isnan(judged.all_scores).any(axis=1)).sum()),
             "Coverage": judged.measure_coverage(),
             "Bias": judged.measure_bias(places),
             "Calibration": judged.describe_calibration(),

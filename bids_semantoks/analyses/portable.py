@@ -36,6 +36,8 @@ RANGES: Final[Mapping[str, tuple[bool, bool]]] = {
 }
 _LEVELS: Final = (GREEN, AMBER, RED)
 
+Flags = dict[str, NDArray[np.bool_]]  # by what is flagged
+
 #: Between the classes of a set.
 OR: Final = " | "
 
@@ -63,15 +65,6 @@ def measure_input(rows: Rows, model: str) -> dict[str, Floats]:
         found["n_absent_parcels"].append(max(len(run.sidecar.get("AbsentParcels", [])) for run in runs))
     measured = {name: np.array(values, dtype=np.float64) for name, values in found.items()}
     return measured | {name: compute_measure(rows, name) for name in ("mean_fd", "kept_seconds")}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Application:
-    """What a predictor says of n people of a table."""
-
-    scores: Floats  # (n, 1) values or (n, K) class probabilities; NaN where a covariate is unknown
-    flags: dict[str, NDArray[np.bool_]]  # (n,) who is outside the training range of what
-    p_values: dict[str, float]  # of what may differ between the places
 
 
 class Predictor:
@@ -134,8 +127,8 @@ class Predictor:
             self.check_embeddings(settings)
         for settings in origin.get("signals_settings", ()):
             self.check_settings("signals", settings)
-        found = self.apply(self._find_values(df), df)
-        table = self.show(found.scores, level=level) | {"flags": list_flags(found.flags)}
+        scores, flags, _ = self.apply(self._find_values(df), df)
+        table = self.show(scores, level=level) | {"flags": list_flags(flags)}
         return pd.concat([df[labels], pd.DataFrame(table, index=df.index)], axis=1)
 
     def show(
@@ -185,9 +178,15 @@ class Predictor:
             raise InputError(f"The embeddings of {len(rows_)} rows are not finite; the first is row {rows_[0] + 1}.")
         return values
 
-    def apply(self, values: NDArray[np.floating[Any]] | None, frame: pd.DataFrame) -> Application:
+    def apply(
+        self, values: NDArray[np.floating[Any]] | None, frame: pd.DataFrame
+    ) -> tuple[Floats, Flags, dict[str, float]]:
         """Predict from features (n, d), None where they are the covariates, and compare the rows with the people at
-        home; `frame` has covariates, site and measures. InputError for a missing covariate."""
+        home; `frame` has covariates, site and measures. InputError for a missing covariate.
+
+        Returns values (n, 1) or class probabilities (n, K), NaN where a covariate is unknown; who is outside the
+        training range of what, (n,) each; and p values of what may differ between the places.
+        """
         covariates, unknown = _convert_covariates(self.facts, frame)
         if values is None:
             assert covariates is not None
@@ -204,7 +203,7 @@ class Predictor:
             own = None if covariates is None else covariates[known]
             p_values |= compare_positions(home, positions[known], self.classes)
             p_values |= self.saved.linear.compare_means(values[known], own, self.facts.n_participants)
-        return Application(scores=scores, flags=flags, p_values=p_values)
+        return scores, flags, p_values
 
     def check_embeddings(self, settings: Mapping[str, Any]) -> None:
         """Refuse embeddings by another encoder (ModelError) or with other settings (ConfigurationError)."""
@@ -229,7 +228,7 @@ class Predictor:
                 hint="Process this study with the settings of the predictor.",
             )
 
-    def _compare_ranges(self, frame: pd.DataFrame) -> tuple[dict[str, NDArray[np.bool_]], dict[str, float]]:
+    def _compare_ranges(self, frame: pd.DataFrame) -> tuple[Flags, dict[str, float]]:
         """Find who is outside which range, and how likely that is for people who are exchangeable with those at home;
         an unknown site only flags."""
         flags, p_values = {}, {}
@@ -249,9 +248,7 @@ class Predictor:
         return flags, p_values
 
 
-def _convert_covariates(
-    facts: PredictorFacts, frame: pd.DataFrame
-) -> tuple[Floats | None, dict[str, NDArray[np.bool_]]]:
+def _convert_covariates(facts: PredictorFacts, frame: pd.DataFrame) -> tuple[Floats | None, Flags]:
     """Convert covariates to (n, c) as at home, and find whose are missing or of an unknown level, by name."""
     names = [one.name for one in facts.covariates]
     if missing := [name for name in names if name not in frame.columns]:
@@ -284,7 +281,7 @@ def find_predictor(name: str, out_dir: Path) -> Path:
     return own if own.is_dir() and not Path(name).is_dir() else Path(name)
 
 
-def list_flags(flags: Mapping[str, NDArray[np.bool_]]) -> list[str]:
+def list_flags(flags: Flags) -> list[str]:
     """List the flags of each person, joined; empty for none."""
     people = zip(*flags.values(), strict=True)
     return ["; ".join(name for name, is_so in zip(flags, own, strict=True) if is_so) for own in people]

@@ -17,7 +17,6 @@ from bids_semantoks.analyses.portable import RANGES, measure_input, read_carried
 from bids_semantoks.analyses.predictors import find_removed
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import PhenotypeResult
-from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.config.options import check
 from bids_semantoks.embedding import RunEncoder
@@ -130,7 +129,7 @@ def save_predictors(prober: Prober, encoders: Sequence[RunEncoder], results: Seq
             tables = {rows.keys: build_features(model, read_carried(rows, model, config.running.work_dir))}
         features = tables.get(rows.keys) or _find_features(prober, model, one.design)
         directory = _name_directory(config, one.phenotype.name)
-        write_predictor(directory, _build(prober, model, encoder, features, one))
+        write_predictor(directory, _build(prober, features, encoder, one))
         LOGGER.info("Saved the predictor of %s by %s to %s", one.phenotype.name, model, directory)
 
 
@@ -144,63 +143,67 @@ def _find_features(prober: Prober, model: str, design: Design) -> CarriedFeature
 
 
 def _build(
-    prober: Prober, model: str, encoder: RunEncoder | None, features: CarriedFeatures, one: PhenotypeResult
+    prober: Prober, features: CarriedFeatures, encoder: RunEncoder | None, one: PhenotypeResult
 ) -> SavedPredictor:
-    design = one.design
-    removed = find_removed(features, design)
-    shared: dict[str, Any] = {"covariates": removed, "groups": design.groups, "seed": prober.seed}
-    everybody = np.flatnonzero(one.models[model].predictions.tested)
-    rows, scores, positions = predict_at_home(features, design.target, design.splits, **shared)
+    design, result = one.design, one.models[features.name]
+    shared: dict[str, Any] = {"covariates": find_removed(features, design), "groups": design.groups}
+    used = np.flatnonzero(result.predictions.tested)
+    rows, scores, positions = predict_at_home(features, design.target, design.splits, seed=prober.seed, **shared)
     # A person counts once, whose sessions are alike; in order of value, rows say no more of who is who.
     _, first = np.unique(design.rows.participants[rows], return_index=True)
     order = first[np.argsort(positions[first, 0], kind="stable")]
-    linear = fit_predictor(features, design.target, everybody, **shared)
-    return SavedPredictor(
-        facts=_describe(prober, model, encoder, one, (everybody, linear.penalty)),
-        linear=linear,
-        truth=design.target.values[rows[order]],
-        scores=scores[order],
-        positions=positions[order],
-    )
-
-
-def _describe(
-    prober: Prober,
-    model: str,
-    encoder: RunEncoder | None,
-    one: PhenotypeResult,
-    fitted: tuple[NDArray[np.int64], float],
-) -> PredictorFacts:
-    """Describe a predictor fitted to some rows with a penalty."""
-    plan, design, config, (used, penalty) = prober.plan, one.design, prober.plan.config, fitted
-    run, loaded = design.rows.runs[0][0], None if encoder is None else encoder.loaded
-    sites = plan.columns[plan.site].find(design.rows.keys) if plan.site else ()
-    source = "" if encoder is None else encoder.config.model
-    return PredictorFacts(
+    linear = fit_predictor(features, design.target, used, seed=prober.seed, **shared)
+    facts = PredictorFacts(
         format_version=1,
         phenotype=design.target.name,
         classes=design.target.classes,
-        model=model,
-        encoder="" if loaded is None else loaded.description,
-        encoder_sha256="" if loaded is None else loaded.sha256,
-        encoder_source=Path(source).name if Path(source).expanduser().exists() else source,
-        embedding_settings={} if encoder is None else encoder.settings,
-        min_kept=config.min_kept,
-        window_seconds=None if loaded is None else loaded.config.window * loaded.config.repetition_time,
-        signals_settings=run.sidecar["Settings"],
-        atlas=str(run.sidecar["Atlas"].get("Name", "")),
-        atlas_sha256=str(run.sidecar["Atlas"]["SHA256"]),
-        parcels=list_parcels(run),
+        model=features.name,
+        **_describe_encoder(encoder),
+        **_describe_input(prober, design, used, "" if encoder is None else encoder.loaded.name),
         covariates=tuple(_describe_covariate(prober, design, name) for name in design.covariate_names),
         n_participants=len(set(design.rows.participants[used])),
-        penalty=penalty,
-        scores=tuple(_describe_score(score) for score in one.models[model].scores),
-        ranges=_describe_ranges(design.rows, "" if loaded is None else loaded.name, used),
-        site_column=plan.site,
-        sites=tuple(sorted({str(sites[row]) for row in used if sites[row] is not None})) if sites else (),
-        options=_list_options(config),
+        penalty=linear.penalty,
+        scores=tuple(map(_describe_score, result.scores)),
+        options=_list_options(prober.plan.config),
         software=find_versions(),
     )
+    truth = design.target.values[rows[order]]
+    return SavedPredictor(facts=facts, linear=linear, truth=truth, scores=scores[order], positions=positions[order])
+
+
+def _describe_encoder(encoder: RunEncoder | None) -> dict[str, Any]:
+    if encoder is None:
+        names = ("encoder", "encoder_sha256", "encoder_source")
+        return dict.fromkeys(names, "") | {"embedding_settings": {}, "window_seconds": None}
+    loaded, source = encoder.loaded, encoder.config.model
+    return {
+        "encoder": loaded.description,
+        "encoder_sha256": loaded.sha256,
+        "encoder_source": Path(source).name if Path(source).expanduser().exists() else source,
+        "embedding_settings": encoder.settings,
+        "window_seconds": loaded.config.window * loaded.config.repetition_time,
+    }
+
+
+def _describe_input(prober: Prober, design: Design, used: NDArray[np.int64], encoder: str) -> dict[str, Any]:
+    """Describe signals and ranges of the rows used, with the label of their encoder."""
+    plan, run = prober.plan, design.rows.runs[0][0]
+    sites = plan.columns[plan.site].find(design.rows.keys) if plan.site else ()
+    measured = {name: values[used] for name, values in measure_input(design.rows, encoder).items()}
+    known = {name: measured[name] for name in RANGES if not np.isnan(measured[name]).all()}
+    return {
+        "min_kept": plan.config.min_kept,
+        "signals_settings": run.sidecar["Settings"],
+        "atlas": str(run.sidecar["Atlas"].get("Name", "")),
+        "atlas_sha256": str(run.sidecar["Atlas"]["SHA256"]),
+        "parcels": list_parcels(run),
+        "ranges": tuple(
+            RangeFacts(name=name, low=float(np.nanmin(values)), high=float(np.nanmax(values)))
+            for name, values in known.items()
+        ),
+        "site_column": plan.site,
+        "sites": tuple(sorted({str(sites[row]) for row in used if sites[row] is not None})) if sites else (),
+    }
 
 
 def list_parcels(run: StoredRun) -> tuple[str, ...]:
@@ -219,12 +222,3 @@ def _describe_covariate(prober: Prober, design: Design, name: str) -> CovariateF
 def _describe_score(score: Score) -> ScoreFacts:
     numbers = {name: getattr(score, name) for name in ("value", "ci_low", "ci_high")}
     return ScoreFacts(metric=score.metric, **{name: None if np.isnan(v) else float(v) for name, v in numbers.items()})
-
-
-def _describe_ranges(rows: Rows, encoder: str, used: NDArray[np.int64]) -> tuple[RangeFacts, ...]:
-    measured = {name: values[used] for name, values in measure_input(rows, encoder).items()}
-    return tuple(
-        RangeFacts(name=name, low=float(np.nanmin(measured[name])), high=float(np.nanmax(measured[name])))
-        for name in RANGES
-        if not np.isnan(measured[name]).all()
-    )

@@ -244,49 +244,39 @@ def _build_card(name: str, facts: PredictorFacts) -> str:
     """Build the model card with the metadata that the Hugging Face hub reads."""
     denoising = (facts.signals_settings.get("denoising") or {}).get("name") or "as another pipeline left the series"
     what = facts.phenotype + (f" ({', '.join(facts.classes)})" if facts.classes else "")
-    shown = [("phenotype", what), ("people", str(facts.n_participants)), ("model", show_model(facts.model))]
+    shown = [f"phenotype: {what}", f"people: {facts.n_participants}", f"model: {show_model(facts.model)}"]
     if facts.encoder_sha256:
-        shown += [("encoder", facts.encoder), ("encoder SHA-256", facts.encoder_sha256)]
-    used = "covariates used" if facts.model == "covariates" else "covariates removed"
-    shown += [
-        ("atlas", f"{facts.atlas} ({len(facts.parcels)} parcels)"),
-        ("denoising", str(denoising)),
-        (used, ", ".join(one.name for one in facts.covariates) or "none"),
-    ]
-    scores = [
-        f"{METRIC_NAMES[one.metric]} "
-        f"{format_interval(*(math.nan if x is None else x for x in (one.value, one.ci_low, one.ci_high)))}"
-        for one in facts.scores
-    ]
-    ranges = [
-        f"{one.name.removeprefix('n_').replace('_', ' ')}: {one.low:.4g} to {one.high:.4g}" for one in facts.ranges
-    ]
+        shown += [f"encoder: {facts.encoder}", f"encoder SHA-256: {facts.encoder_sha256}"]
+    shown += [f"atlas: {facts.atlas} ({len(facts.parcels)} parcels)", f"denoising: {denoising}"]
+    covariates = ", ".join(one.name for one in facts.covariates) or "none"
+    shown += [f"covariates {'used' if facts.model == 'covariates' else 'removed'}: {covariates}"]
+    scores = []
+    for one in facts.scores:
+        numbers = [math.nan if x is None else x for x in (one.value, one.ci_low, one.ci_high)]
+        scores.append(f"{METRIC_NAMES[one.metric]} {format_interval(*numbers)}")
+    spelt = {one.name.removeprefix("n_").replace("_", " "): one for one in facts.ranges}
+    ranges = [f"{name}: {one.low:.4g} to {one.high:.4g}" for name, one in spelt.items()]
     ranges += [f"sites: {', '.join(facts.sites)}"] if facts.sites else []
-    lines = [
-        build_hub_header("tabular-classification" if facts.classes else "tabular-regression"),
-        f"# Predictor {escape_markdown(name)}",
-        "",
-        f"A linear model of {escape_markdown(facts.features)}, written by bids_semantoks. {RESEARCH_ONLY}",
-        "",
-        *(f"- {key}: {escape_markdown(text)}" for key, text in shown),
-        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR group --apply-predictor {escape_markdown(name)}` (path of this "
-        f"directory), with the same {'encoder, ' if facts.encoder_sha256 else ''}atlas and denoising",
-        "",
-        "## Out of fold at home",
-        "",
-        *(f"- {escape_markdown(text)}" for text in scores),
-        "",
-        "## Limits",
-        "",
-        "Intervals and sets hold the truth for people who are exchangeable with those at home, on average over them; "
-        "they are void where people, scanners or preprocessing differ. Predictions outside these ranges are flagged:",
-        "",
-        *(f"- {escape_markdown(text)}" for text in ranges),
-        "",
-        f"`{TENSORS_FILE}` has out-of-fold predictions and true values of the people at home, one row each, without "
-        "labels and sorted by value. Whether they may be shared depends on the terms of the data.",
-    ]
-    return "\n".join(lines) + "\n"
+    shown, scores, ranges = ([f"- {escape_markdown(text)}" for text in part] for part in (shown, scores, ranges))
+    return "\n".join(
+        [
+            build_hub_header("tabular-classification" if facts.classes else "tabular-regression"),
+            f"# Predictor {escape_markdown(name)}\n",
+            f"A linear model of {escape_markdown(facts.features)}, written by bids_semantoks. {RESEARCH_ONLY}\n",
+            *shown,
+            f"- Use: `bids_semantoks BIDS_DIR OUT_DIR group --apply-predictor {escape_markdown(name)}` (path of this "
+            f"directory), with the same {'encoder, ' if facts.encoder_sha256 else ''}atlas and denoising",
+            "\n## Out of fold at home\n",
+            *scores,
+            "\n## Limits\n",
+            "Intervals and sets hold the truth for people who are exchangeable with those at home, on average over "
+            "them; they are void where people, scanners or preprocessing differ. Predictions outside these ranges are "
+            "flagged:\n",
+            *ranges,
+            f"\n`{TENSORS_FILE}` has out-of-fold predictions and true values of the people at home, one row each, "
+            "without labels and sorted by value. Whether they may be shared depends on the terms of the data.\n",
+        ]
+    )
 
 
 def write_predicted(
