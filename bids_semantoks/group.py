@@ -22,8 +22,8 @@ from bids_semantoks.embedding import (
     find_missing,
     leave_out_damaged,
 )
-from bids_semantoks.errors import InputError, ResourceError
-from bids_semantoks.inputs.opening import find_roots
+from bids_semantoks.errors import InputError, ResourceError, name_count
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (
@@ -238,8 +238,8 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
             rows=average_runs(used, means, min_kept=config.min_kept, by_session=how == "each"),
             as_array=one.is_array,
         )
-        n_participants = len({run.entities["sub"] for run in used})
-        LOGGER.info("Wrote the features of %d participants (%d runs) to %s", n_participants, len(used), path)
+        people = name_count(len({run.entities["sub"] for run in used}), "participant")
+        LOGGER.info("Wrote the features of %s (%s) to %s", people, name_count(len(used), "run"), path)
         if not one.is_array:
             rows = average_runs(runs, means, min_kept=config.min_kept, by_session=True)
             write_session_features(config.out_dir, atlas=label, model=name, description=description, rows=rows)

@@ -32,7 +32,7 @@ from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import AtlasNames, RunEncoder
 from bids_semantoks.outputs.group_tables import ProbeTables
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.reports.group_page import draw_group_page, draw_stored_page
+from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.statistics.spans import use_threads
 
@@ -122,9 +122,7 @@ def run_call(
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
     if plan.scaling is not None and probes is not None:
         LOGGER.info("Scaling: %s", measure_scaling(probes, plan.scaling, atlas))
-    if tables is None:
-        draw_stored_page(config)
-    elif (plan.audit, plan.blocks, plan.scaling) != (None, None, None):
+    if tables is None or (plan.audit, plan.blocks, plan.scaling) != (None, None, None):
         draw_group_page(config, tables)
     return len(probes.refused) if probes is not None else 0
 

@@ -13,9 +13,9 @@ from typing import Final
 
 from bids_semantoks.config import AppConfig, RunningConfig, SelectionConfig, to_json
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_run, find_missing, name_readout
-from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
+from bids_semantoks.errors import ConfigurationError, InputError, ResourceError, name_count
 from bids_semantoks.files import hash_text
-from bids_semantoks.inputs.opening import warn_of_missing_outputs
+from bids_semantoks.inputs.runs import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
@@ -93,11 +93,11 @@ def select_stored(
         raise InputError(f"No run of {where} matches the selection.", hint="Relax the selection.")
     if prefers_rest and not selection.task_id and any(run.entities.get("task", "").startswith("rest") for run in kept):
         rest = [run for run in kept if run.entities.get("task", "").startswith("rest")]
-        LOGGER.info("Computing features from %d runs of task rest; use --task-id for others.", len(rest))
+        LOGGER.info("Computing features from %s of task rest; use --task-id for others.", name_count(len(rest), "run"))
         return rest
     tasks = sorted({run.entities.get("task", "n/a") for run in kept})
     if prefers_rest:
-        LOGGER.info("Computing features from %d runs of task %s.", len(kept), ", ".join(tasks))
+        LOGGER.info("Computing features from %s of task %s.", name_count(len(kept), "run"), ", ".join(tasks))
     return kept
 
 
@@ -155,7 +155,7 @@ def embed_stored(
     hint = "Rename the encoder, use the original settings or --overwrite."
     missing = find_missing(encoder.name_outputs(stored), encoder, overwrite=overwrite, hint=hint)
     if missing:
-        LOGGER.info("Embedding %d runs %s.", len(missing), why)
+        LOGGER.info("Embedding %s %s.", name_count(len(missing), "run"), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
     device = str(encoder.frozen.device)
     n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)

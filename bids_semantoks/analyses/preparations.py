@@ -16,8 +16,7 @@ from bids_semantoks.config import AppConfig
 from bids_semantoks.config.options import check
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, find_missing
 from bids_semantoks.errors import InputError, RunFailed
-from bids_semantoks.inputs.names import split_named
-from bids_semantoks.inputs.pipelines import OURS, read_description, recognise_pipeline
+from bids_semantoks.inputs.names import OURS, read_description, recognise_pipeline, split_named
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.group_words import name_prepared
 from bids_semantoks.outputs.methods import describe_preparation

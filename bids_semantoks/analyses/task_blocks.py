@@ -20,7 +20,7 @@ from bids_semantoks.analyses.choose import build_twin
 from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError, RunFailed
-from bids_semantoks.inputs.companions import Event, find_event_roots, find_events, read_events
+from bids_semantoks.inputs.pairing import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import check_cells, find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table

@@ -38,7 +38,7 @@ def build_signals(*, n_volumes=T, n_parcels=P, same=False, motion=True, filtered
 
 def test_parcels_are_sorted_by_network():
     order = sort_by_network(NETWORKS)
-    assert order.names == ("Vis", "Limbic", "Cont", "Default", "Other", "no network")
+    assert order.names == ["Vis", "Limbic", "Cont", "Default", "Other", "no network"]
     assert order.edges.tolist() == [0, 4, 6, 8, 9, 11, 13]
     assert order.order.tolist() == [1, 4, 6, 10, 5, 11, 0, 7, 12, 3, 9, 2, 8]
 
