@@ -76,12 +76,11 @@ def make_series(n: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def predict_from_series(n: int) -> dict[str, float]:
-    from bids_semantoks.statistics.folds import SharedSpans, use_threads
-
     from bids_semantoks.statistics.baselines import build_connectivity_features
     from bids_semantoks.statistics.linear import cross_validate
     from bids_semantoks.statistics.metrics import compute_scores
     from bids_semantoks.statistics.predictions import Target
+    from bids_semantoks.statistics.spans import SharedSpans, use_threads
     from bids_semantoks.statistics.splits import build_splits
 
     series, truth = make_series(n)

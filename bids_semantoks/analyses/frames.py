@@ -165,7 +165,7 @@ def build_score_rows(
             "phenotype": name,
             "kind": "classification" if predictions.classes else "regression",
             "protocol": result.protocol,
-            **{name: getattr(score, name) for name in _OF_SCORES},
+            **{column: getattr(score, column) for column in _OF_SCORES},
             "p_value": own and own.p_value,
             "n_participants": n_participants,
             "role": result.role,
