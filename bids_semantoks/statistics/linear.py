@@ -65,9 +65,7 @@ def cross_validate_all(
 
     # Each fold fills cells of its own. The first repetition comes last, as a permutation test reuses its spans.
     run_folds(predict, splits[::-1], each=each)
-    return [
-        table.build(features.name, _describe_edges(features.name, table.target.name, table.penalty)) for table in tables
-    ]
+    return [table.build(features.name, _describe_edges(features.name, table)) for table in tables]
 
 
 def _choose_together(
@@ -153,9 +151,9 @@ def _choose(losses: Floats) -> Floats:
     return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
 
 
-def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]:
+def _describe_edges(model: str, table: PredictionTable) -> tuple[str, ...]:
     """Warn if the best penalty may be outside the grid."""
-    known = penalty[~np.isnan(penalty)]
+    known, target = table.penalty[~np.isnan(table.penalty)], table.target.name
     messages = []
     lowest, highest = ((known == edge).sum() / max(len(known), 1) for edge in (PENALTIES[0], PENALTIES[-1]))
     if lowest > 0:
