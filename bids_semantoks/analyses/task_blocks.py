@@ -129,7 +129,7 @@ def _find_families(config: AppConfig, stored: Sequence[StoredRun]) -> dict[str, 
     if asked.group_by is None:
         return {}
     keys = [(run.entities["sub"], "") for run in stored]
-    where = {"phenotype": asked.phenotype, "id_column": asked.id_column}
+    where: dict[str, Any] = {"phenotype": asked.phenotype, "id_column": asked.id_column}
     column = find_columns(config.bids_dir, [asked.group_by], keys=keys, **where)[asked.group_by]
     check_cells(column, keys)
     return {label: text for (label, _), text in column.values.items() if text is not None}
