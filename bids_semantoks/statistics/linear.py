@@ -12,8 +12,8 @@ from scipy.special import expit, logit
 
 from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
-from bids_semantoks.statistics.spans import Features, Span, run_folds
-from bids_semantoks.statistics.splits import Split, build_inner_folds
+from bids_semantoks.statistics.spans import Features, Span
+from bids_semantoks.statistics.splits import Split, build_inner_folds, run_folds
 
 N_INNER_FOLDS = 5
 

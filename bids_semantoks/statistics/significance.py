@@ -17,8 +17,8 @@ from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions, Target
-from bids_semantoks.statistics.spans import Features, run_folds
-from bids_semantoks.statistics.splits import Split
+from bids_semantoks.statistics.spans import Features
+from bids_semantoks.statistics.splits import Split, run_folds
 
 _MIN_ORDERS: Final = 20
 _MOST_CELLS: Final = 20_000_000  # cells of the columns that are solved at once: 160 MB
