@@ -25,7 +25,7 @@ from bids_semantoks.statistics.splits import ROLES
 
 LOGGER = logging.getLogger("bids_semantoks")
 _Result = TypeVar("_Result")
-_Compute = Callable[[Features, Sequence[Design]], list[_Result]]
+_Work = Callable[[Features, Sequence[Design]], list[_Result]]
 
 
 class SharedFolds:
@@ -37,19 +37,19 @@ class SharedFolds:
         self._waiting: dict[tuple[str, int, int], Any] = {}
         self._spans: SharedSpans | None = None
 
-    def compute(self, what: str, compute: _Compute[_Result], features: Features, design: Design) -> _Result:
-        """Compute predictions or the test of a phenotype, and with it those that share its folds."""
+    def compute(self, what: str, work: _Work[_Result], features: Features, design: Design) -> _Result:
+        """Compute predictions or the test of a phenotype by `work`, and with it those that share its folds."""
         if not self._stays(features):
-            return compute(features, [design])[0]
+            return work(features, [design])[0]
         if self._spans is None or self._spans.features is not features:
             self._spans = SharedSpans(features)
         if not any(design is one for one in self.designs):
-            return compute(self._spans, [design])[0]
+            return work(self._spans, [design])[0]
         # Both live as long as this: no other object has their identity.
         key = what, id(features), id(design)
         if key not in self._waiting:
             designs = find_sharing(design, self.designs)
-            for one, result in zip(designs, compute(self._spans, designs), strict=True):
+            for one, result in zip(designs, work(self._spans, designs), strict=True):
                 self._waiting[what, id(features), id(one)] = result
         waiting: _Result = self._waiting.pop(key)
         return waiting
