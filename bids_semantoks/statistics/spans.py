@@ -1,29 +1,21 @@
-"""Features as coordinates in the span of the training rows, to which everything is fitted; spans that targets share,
-and folds at the same time. Shape letters: n rows (participants or sessions), d features, r columns of the span, c
-covariates."""
+"""Features as coordinates in the span of the training rows, to which everything is fitted, and spans that targets
+share. Shape letters: n rows (participants or sessions), d features, r columns of the span, c covariates."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from bids_semantoks.records import Bools, Floats, Indices, Reals
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-_N_THREADS: ContextVar[int] = ContextVar("n_threads", default=1)
 _MOST_BYTES = 2**30  # memory for spans that may be needed again: six folds of 5,000 participants and connectivity
 CUTOFF = 1e-10  # directions with a smaller share of the largest eigenvalue are rounding
 
@@ -365,38 +357,6 @@ def _map_eigenvalues(matrices: Floats, function: Any) -> Floats:
     values, axes = np.linalg.eigh((matrices + matrices.swapaxes(-1, -2)) / 2)
     mapped: Floats = (axes * function(values)[..., None, :]) @ axes.swapaxes(-1, -2)
     return mapped
-
-
-@contextlib.contextmanager
-def use_threads(n_threads: int) -> Iterator[None]:
-    """Let `run_folds` work on this many folds at once. Libraries for linear algebra then use one thread each, whatever
-    the number: the partition of a product affects its last digits."""
-    token = _N_THREADS.set(n_threads)
-    try:
-        with threadpool_limits(limits=1, user_api="blas"):
-            yield
-    finally:
-        _N_THREADS.reset(token)
-
-
-def run_folds(
-    work: Callable[[_Item], _Result],
-    folds: Sequence[_Item],
-    *,
-    each: Callable[[Sequence[_Item]], Iterable[_Item]] = iter,
-) -> list[_Result]:
-    """Work on every fold, several at a time within `use_threads`, and return the results in order. `each` yields the
-    folds again, and may count them."""
-    n_threads = min(_N_THREADS.get(), len(folds))
-    if n_threads <= 1:
-        return [work(fold) for fold in each(folds)]
-    with ThreadPoolExecutor(n_threads) as pool:
-        waiting = [pool.submit(work, fold) for fold in folds]
-        try:
-            return [one.result() for one, _ in zip(waiting, each(folds), strict=True)]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 class SharedSpans:
