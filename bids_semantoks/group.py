@@ -39,8 +39,7 @@ from bids_semantoks.outputs.features import (
     write_session_features,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds
-from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
-from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows, find_excluded
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import Progress, open_log

@@ -44,8 +44,7 @@ from bids_semantoks.outputs.store import (
     remove_signals,
     write_signals,
 )
-from bids_semantoks.quality.limits import check_kept_time
-from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
+from bids_semantoks.quality.run_qc import check_kept_time, remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.figures_run import draw_figures

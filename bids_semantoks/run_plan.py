@@ -25,7 +25,7 @@ from bids_semantoks.outputs.sidecars import (
     is_older,
 )
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_former_status, read_sidecar
-from bids_semantoks.quality.limits import check_kept_time
+from bids_semantoks.quality.run_qc import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.signals.cleaning import CLEANING

@@ -12,7 +12,7 @@ import pytest
 from helpers.documented import DOCS, find_undocumented, matches, read_page, read_sections
 
 from bids_semantoks.errors import RunFailed, RunSkipped, SemantoksError
-from bids_semantoks.quality.limits import REMEDIES
+from bids_semantoks.quality.run_qc import REMEDIES
 
 SCRIPTS = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["scripts"]
 

@@ -15,8 +15,8 @@ from bids_semantoks.inputs.opening import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
-from bids_semantoks.quality.exclude import find_excluded
-from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
+from bids_semantoks.quality.cohort import find_excluded
+from bids_semantoks.quality.run_qc import check_settings, leave_out, warn_of_lost
 from bids_semantoks.signals.denoising import load_denoising
 
 LOGGER = logging.getLogger("bids_semantoks")
