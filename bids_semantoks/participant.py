@@ -184,15 +184,10 @@ def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, R
         # Runs in native space are an exception that the methods text must mention.
         averaged_over=next((run for run in runs if run.warp), runs[0]).averaged_over,
     )
-    LOGGER.info(
-        "Found %s of %s in %s; atlas %s (%d parcels); %s.",
-        name_count(len(runs), "run"),
-        name_count(len({run.entity("sub") for run in runs}), "participant"),
-        atlas.space or "an unknown space",
-        atlas.name,
-        len(atlas.parcels),
-        encoder.loaded.description.rstrip(".") if encoder else "no encoder",
-    )
+    people = name_count(len({run.entity("sub") for run in runs}), "participant")
+    space, what = atlas.space or "an unknown space", encoder.loaded.description if encoder else "no encoder"
+    facts = name_count(len(runs), "run"), people, space, atlas.name, len(atlas.parcels), what.rstrip(".")
+    LOGGER.info("Found %s of %s in %s; atlas %s (%d parcels); %s.", *facts)
     for warning in encoder.frozen.match.warnings if encoder else ():
         LOGGER.warning("%s", warning)
     return plan, encoder, build_jobs(plan, encoder, runs)

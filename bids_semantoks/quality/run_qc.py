@@ -100,14 +100,11 @@ def leave_out(config: AppConfig, stored: Sequence[StoredRun]) -> tuple[list[Stor
         else:
             kept.append(run)
     if left:
-        reasons = Counter(reason for reason, _ in left.values())
-        LOGGER.warning(
-            "Skipping %d of %d stored runs (%s), the first is %s: %s",
-            len(left),
-            len(stored),
-            ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())),
-            *next((stem, message) for stem, (_, message) in left.items()),
-        )
+        counts = Counter(reason for reason, _ in left.values())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+        first, (_, why) = next(iter(left.items()))
+        facts = len(left), len(stored), reasons, first, why
+        LOGGER.warning("Skipping %d of %d stored runs (%s), the first is %s: %s", *facts)
     return kept, left
 
 
