@@ -144,15 +144,8 @@ def record_status(job: _Job, outcome: Outcome, *, device: str) -> None:
     if outcome.action == "kept":
         former = read_former_status(job.paths)
         effort = {key: former.get(key) if former.get("status") == "ok" else None for key in effort}
-    status = {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "message": outcome.message,
-        "action": outcome.action,
-        **effort,
-        "config_hash": job.settings_hash,
-        "attempt_hash": job.attempt_hash,
-    }
+    status = {key: getattr(outcome, key) for key in ("status", "reason", "message", "action")}
+    status |= effort | {"config_hash": job.settings_hash, "attempt_hash": job.attempt_hash}
     try:
         write_json(job.paths.status, status, only_if_changed=True)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -74,26 +75,22 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@dataclasses.dataclass
 class _Crew:
     """Worker processes and the job that each is running. Each has a pipe of its own for jobs, log records and answers:
     one killed while answering leaves neither a lock nor half an answer to the others, and records arrive before the
     answer that follows them."""
 
-    def __init__(
-        self,
-        build_worker: Callable[..., Callable[[Any], Any]],
-        arguments: tuple[Any, ...],
-        jobs: Sequence[Any],
-        is_wanted: Callable[[], bool],
-    ) -> None:
+    build_worker: Callable[..., Callable[[Any], Any]]
+    arguments: tuple[Any, ...]
+    jobs: Sequence[Any]
+    is_wanted: Callable[[], bool]
+    busy: dict[Connection, tuple[SpawnProcess, int]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         # Forking after a numerical library has started its threads can deadlock, so processes start afresh.
         self.context = multiprocessing.get_context("spawn")
-        self.build_worker = build_worker
-        self.arguments = arguments
-        self.jobs = jobs
-        self.is_wanted = is_wanted
-        self.waiting = deque(range(len(jobs)))
-        self.busy: dict[Connection, tuple[SpawnProcess, int]] = {}
+        self.waiting = deque(range(len(self.jobs)))
 
     def start(self) -> None:
         """Start a process with a job, if one is waiting."""
