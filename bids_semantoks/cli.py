@@ -93,7 +93,7 @@ def _run(config: AppConfig) -> int:
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
     if config.level == "participant":
-        from bids_semantoks.inputs.opening import open_inputs
+        from bids_semantoks.inputs.runs import open_inputs
 
         # Folders and labels are checked before the slower imports.
         inputs = open_inputs(config)

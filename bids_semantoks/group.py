@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_semantoks.analyses.choose import choose_stored
-from bids_semantoks.analyses.encoders import embed_others, load_others
+from bids_semantoks.analyses.choose import choose_stored, embed_others, load_others
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
 from bids_semantoks.config.options import check
@@ -24,7 +23,7 @@ from bids_semantoks.embedding import (
     leave_out_damaged,
 )
 from bids_semantoks.errors import InputError, ResourceError, name_count
-from bids_semantoks.inputs.opening import find_roots
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (
@@ -51,9 +50,7 @@ if TYPE_CHECKING:
     from bids_semantoks.analyses.applying import ApplicationPlan
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Fewer runs are read faster than a process starts.
-_RUNS_PER_READER = 300
+_RUNS_PER_READER = 300  # fewer runs are read faster than a process starts
 
 
 def run_group(config: AppConfig) -> Tally:
@@ -175,18 +172,6 @@ def _report_quality(config: AppConfig) -> Tally:
     return Tally(cohort=describe_rows(rows))
 
 
-def _report_runs(
-    config: AppConfig, model: str, complete: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
-) -> str:
-    """Write the tables of status and quality of all runs; return the counts of those of this atlas and space."""
-    used = [run.paths.stem for run in complete]
-    write_group_status(config.out_dir, used=used, left_out=left_out)
-    facts = CallFacts(model=model, roots=find_roots(config.bids_dir), used=used, left_out=left_out)
-    rows = report_cohort(config.out_dir, facts)
-    kinds = {(run.entities.get("atlas"), run.entities.get("space")) for run in complete} | {(None, None)}
-    return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
-
-
 def _list_features(label: str, encoders: Sequence[RunEncoder]) -> str:
     """List the tables of features of all readouts."""
     readouts = [one for encoder in encoders for one in encoder.readouts]
@@ -225,7 +210,13 @@ def _write_tables(
         return ""
     for one in encoders:
         _write_features(config, one, label, complete)
-    return _report_runs(config, encoders[0].loaded.name, complete, left_out)
+    used = [run.paths.stem for run in complete]
+    write_group_status(config.out_dir, used=used, left_out=left_out)
+    roots, model = find_roots(config.bids_dir), encoders[0].loaded.name
+    rows = report_cohort(config.out_dir, CallFacts(model=model, roots=roots, used=used, left_out=left_out))
+    # Of the atlas and space of the call alone, and of runs without signals.
+    kinds = {(run.entities.get("atlas"), run.entities.get("space")) for run in complete} | {(None, None)}
+    return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:

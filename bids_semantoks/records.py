@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Indices = NDArray[np.int64]
     Bools = NDArray[np.bool_]
+    Reals = NDArray[np.floating[Any]]  # of any precision
+    Labels = NDArray[Any]  # of groups, participants or sites
 else:
     # Runs are searched and wrong folders refused before NumPy is imported.
-    Floats = Indices = Bools = Any
+    Floats = Indices = Bools = Reals = Labels = Any
 
 #: Endings of the files of series that came parcellated.
 SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")

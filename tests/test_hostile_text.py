@@ -21,7 +21,7 @@ import pytest
 from helpers import surface_files as made
 from helpers.trees import C2009, runs_of, write_fmriprep, write_run
 
-from bids_semantoks.atlases.surface_labels import load_surface_labels
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_json, write_json, write_text
 from bids_semantoks.images.fsl_warps import describe_applywarp

@@ -20,7 +20,7 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.config.options import Rule, parse_rule
 from bids_semantoks.errors import InputError, name_count, name_some
 from bids_semantoks.files import format_cell, read_rows, read_text, write_json, write_records
-from bids_semantoks.inputs.opening import find_absent
+from bids_semantoks.inputs.runs import find_absent
 from bids_semantoks.inputs.selection import normalise_value
 from bids_semantoks.outputs.sidecars import read_column_descriptions, read_status
 from bids_semantoks.outputs.store import OutputPaths, find_signals, find_statuses

@@ -17,8 +17,9 @@ from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
-from bids_semantoks.files import read_json, read_object, read_records, read_rows, write_json
+from bids_semantoks.files import read_json, read_object, read_records, write_json
 from bids_semantoks.inputs.selection import describe_labels
+from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.features import read_embedding
 from bids_semantoks.outputs.sidecars import check_table, describe_differences, find_maker
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, read_statuses
@@ -322,12 +323,10 @@ def _round(value: float | np.floating[Any] | None, digits: int = 6) -> float | N
 def _read_parcels(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Read coverage and temporal SNR of each parcel, (P,) each; NaN where unknown, without parcels if damaged."""
     try:
-        rows = read_rows(paths.coverage)
-        cells = [[row.get("coverage", "n/a"), row.get("tsnr", "n/a")] for row in rows]
-        values = np.array([[math.nan if cell == "n/a" else float(cell) for cell in pair] for pair in cells])
-    except (OSError, ValueError):
-        values = np.empty((0, 2))
-    return values.reshape(-1, 2)[:, 0], values.reshape(-1, 2)[:, 1]
+        coverage, _, temporal_snr = read_coverage(paths.coverage)
+    except (OSError, ValueError, KeyError):
+        return np.empty(0), np.empty(0)
+    return coverage, temporal_snr
 
 
 def _measure_embedding(paths: OutputPaths, signals: Mapping[str, Any], coverage: NDArray[np.float64]) -> dict[str, Any]:

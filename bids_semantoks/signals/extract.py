@@ -10,7 +10,8 @@ from bids_semantoks.config import SignalsConfig
 from bids_semantoks.disk import check_content
 from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images.fsl_warps import check_warp
-from bids_semantoks.images.volumes import Volumes, is_surface, load_volumes
+from bids_semantoks.images.volumes import Volumes, load_volumes
+from bids_semantoks.inputs.names import is_surface_file
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import (
@@ -53,7 +54,7 @@ def _open_run(run: Run) -> tuple[Volumes | SurfaceSeries, Path | None]:
     """Read the header of a run's image, and find its mask."""
     check_content(run.bold)
     mask = _find_mask(run)
-    return load_surface_series(run) if is_surface(run.bold) else load_volumes(run.bold), mask
+    return load_surface_series(run) if is_surface_file(run.bold.name) else load_volumes(run.bold), mask
 
 
 def _select_volumes(
@@ -181,7 +182,7 @@ def _find_mask(run: Run) -> Path | None:
     if run.warp is not None:
         check_warp(run.bold, run.mask, run.warp)
     # Pipelines that denoise set voxels outside the brain to zero, and some write no mask; surfaces have no outside.
-    if run.mask is None and (run.is_denoised or is_surface(run.bold)):
+    if run.mask is None and (run.is_denoised or is_surface_file(run.bold.name)):
         return None
     if run.mask is None:
         raise RunFailed(

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_images import read_label_image
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.atlases.label_tables import look_up
 from bids_semantoks.atlases.registry import is_surface_atlas
-from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.disk import check_content
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
