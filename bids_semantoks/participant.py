@@ -160,7 +160,7 @@ def build_plan(
     nothing. Raises SemantoksError if anything requested is missing or incompatible."""
     dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
-    config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
+    config = _adapt(config, dataset)
     denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
@@ -208,35 +208,29 @@ def load_run_atlas(config: AppConfig, run: Run) -> Atlas:
     return load_atlas(signals.atlas, space=space, cohort=cohort, directory=signals.atlas_dir, work_dir=work_dir)
 
 
-def _without_new_database(config: AppConfig) -> AppConfig:
-    """Let a dry run use an existing pybids database, but not create one."""
-    folder = config.selection.bids_database_dir
-    if not config.running.dry_run or folder is None or folder.exists():
-        return config
-    return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
+def _adapt(config: AppConfig, dataset: Dataset) -> AppConfig:
+    """Fit options to a dataset: the atlas of its layout unless the user requests another than the default, no second
+    denoising, and in a dry run no new pybids database."""
+    selection, signals, layout = config.selection, config.signals, dataset.derivatives[0].layout
+    if config.running.dry_run and selection.bids_database_dir and not selection.bids_database_dir.exists():
+        selection = dataclasses.replace(selection, bids_database_dir=None)
+    if dataset.denoised is not None:
+        signals = _without_second_denoising(signals, dataset.denoised)
+    if layout is not None and layout.atlas and signals.atlas == SignalsConfig().atlas:
+        signals = dataclasses.replace(signals, atlas=layout.atlas)
+    return dataclasses.replace(config, selection=selection, signals=signals)
 
 
-def _with_atlas_of_layout(config: AppConfig, dataset: Dataset) -> AppConfig:
-    """Use the atlas of a layout, unless the user requests another than the default."""
-    layout = dataset.derivatives[0].layout
-    if layout is None or not layout.atlas or config.signals.atlas != SignalsConfig().atlas:
-        return config
-    return dataclasses.replace(config, signals=dataclasses.replace(config.signals, atlas=layout.atlas))
-
-
-def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
-    """Disable denoising and filtering that were already applied to the inputs;
-    ConfigurationError if the user requests them."""
-    signals, usual = config.signals, SignalsConfig()
-    if denoised is None:
-        return config
+def _without_second_denoising(signals: SignalsConfig, denoised: Derivative) -> SignalsConfig:
+    """Disable denoising and filtering that were already applied to the inputs; ConfigurationError if the user requests
+    them."""
+    usual, band = SignalsConfig(), signals.band_pass
     where = f"the images in {denoised.path} were already denoised by {denoised.pipeline}"
     hint = "Remove the option, or use the dataset before denoising."
     if signals.denoise not in (usual.denoise, "none"):
         raise ConfigurationError(f"--denoise {signals.denoise} would denoise twice: {where}.", hint=hint)
     if signals.denoise != "none":
         LOGGER.info("Using --denoise none instead of %s: %s.", signals.denoise, where)
-    band = signals.band_pass
     if denoised.source.is_filtered and band is not None:
         if band != usual.band_pass:
             low, high = band
@@ -245,7 +239,7 @@ def _without_second_denoising(config: AppConfig, denoised: Derivative | None) ->
             )
         LOGGER.info("Skipping the band-pass filter: already applied by %s.", denoised.pipeline)
         band = None
-    return dataclasses.replace(config, signals=dataclasses.replace(signals, denoise="none", band_pass=band))
+    return dataclasses.replace(signals, denoise="none", band_pass=band)
 
 
 def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:
