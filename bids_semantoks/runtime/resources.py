@@ -181,7 +181,7 @@ def record_end(out_dir: Path) -> Iterator[None]:
         return
 
     def write(status: str, code: int, message: str) -> None:
-        # A full disk must not mask the error that is being raised.
+        """Write the record, unless the disk is full, which must not mask the error that is being raised."""
         with contextlib.suppress(OSError):
             write_json(path, {"status": status, "exit_code": code, "message": message})
 
