@@ -29,7 +29,7 @@ from bids_semantoks.outputs.sidecars import (
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar
 from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Embedding, Windows
-from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
+from bids_semantoks.runtime.resources import share_cpus
 from bids_semantoks.signals.filters import GAPS
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.series import compare_tokens, weigh_windows
@@ -314,9 +314,7 @@ def embed_missing(
 ) -> None:
     """Embed runs, each with a status, in this process or in several that load the encoder themselves."""
     device = str(encoder.frozen.device)
-    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-    if n_procs > 1:
-        limit_threads(choose_n_threads(running, n_procs=n_procs))
+    n_procs = share_cpus(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
     run_batch(
         _load_worker if n_procs > 1 else lambda: functools.partial(_embed_isolated, encoder),
         (encoder.config, atlas, encoder.seed) if n_procs > 1 else (),

@@ -59,7 +59,7 @@ from bids_semantoks.run_plan import (
     make_signals,
 )
 from bids_semantoks.runtime.logs import open_log
-from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
+from bids_semantoks.runtime.resources import open_work_dir, share_cpus
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.read_series import read_first_header
 
@@ -90,9 +90,8 @@ def run_participants(config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] 
         reports.finish(job.participant)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
     n_bytes, device = encoder.n_bytes if encoder else 0, in_this_process.device
-    n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
+    n_procs = share_cpus(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
-        limit_threads(choose_n_threads(config.running, n_procs=n_procs))
         LOGGER.info("Processing %d runs with %d processes.", len(todo), n_procs)
     run_batch(
         RunWorker if n_procs > 1 else lambda: in_this_process,

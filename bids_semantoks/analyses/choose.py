@@ -23,7 +23,7 @@ from bids_semantoks.quality.cohort import find_excluded
 from bids_semantoks.quality.run_qc import check_settings, leave_out, warn_of_lost
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
+from bids_semantoks.runtime.resources import share_cpus
 from bids_semantoks.signals.denoising import load_denoising
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -158,9 +158,7 @@ def embed_stored(
         LOGGER.info("Embedding %s %s.", name_count(len(missing), "run"), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
     device = str(encoder.frozen.device)
-    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-    if n_procs > 1:
-        limit_threads(choose_n_threads(running, n_procs=n_procs))
+    n_procs = share_cpus(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
     results = run_jobs(_build_embedder, (encoder,), missing, n_procs=n_procs)
     for i, result in Progress(f"Embedding {why}").each("run", results, total=len(missing)):
         if isinstance(result, WorkerDied):
