@@ -315,9 +315,9 @@ def embed_missing(
     """Embed runs, each with a status, in this process or in several that load the encoder themselves."""
     device = str(encoder.frozen.device)
     n_procs = share_cpus(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
+    load_worker = functools.partial(_load_worker, encoder.config, atlas, encoder.seed)
     run_batch(
-        _load_worker if n_procs > 1 else lambda: functools.partial(_embed_isolated, encoder),
-        (encoder.config, atlas, encoder.seed) if n_procs > 1 else (),
+        load_worker if n_procs > 1 else lambda: functools.partial(_embed_isolated, encoder),
         missing,
         n_procs=n_procs,
         stop_on_failure=running.stop_on_first_crash,

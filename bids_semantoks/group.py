@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -309,7 +310,7 @@ def read_means(stored: Sequence[StoredRun], running: RunningConfig, *, min_kept:
     Raises ResourceError if a reading process was killed."""
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[Path, RunMean] = {}
-    results = run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs)
+    results = run_jobs(partial(build_mean_reader, min_kept), [run.paths for run in stored], n_procs=n_procs)
     for i, result in Progress("Averaging").each("run", results, total=len(stored)):
         path = stored[i].paths.embedding
         if isinstance(result, WorkerDied):

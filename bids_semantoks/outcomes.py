@@ -194,8 +194,7 @@ def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally
 
 
 def run_batch(
-    build_worker: Callable[..., Callable[[Any], Outcome]],
-    arguments: tuple[Any, ...],
+    build_worker: Callable[[], Callable[[Any], Outcome]],
     jobs: Sequence[_Job],
     *,
     n_procs: int,
@@ -205,14 +204,13 @@ def run_batch(
 ) -> None:
     """Run all jobs in `n_procs` processes, logging one line per job and counting its outcome in `tally`.
 
-    `build_worker(*arguments)` is called once per process (with several, the arguments must pickle) and returns the
-    function that runs one job. Once the disk is full, and with `stop_on_failure` after the first failure, no job
-    starts: jobs in progress finish, the rest are recorded as not tried. `on_done` is called with each job once it is
-    counted.
+    `build_worker()` is called once per process (with several, it must pickle), and returns the function for one job.
+    Once the disk is full, and with `stop_on_failure` after the first failure, no job starts: jobs in progress finish,
+    the rest are recorded as not tried. `on_done` is called with each job once it is counted.
     """
     started = time.monotonic()
     waiting, reason, cause = dict(enumerate(jobs)), "", ""
-    results = run_jobs(build_worker, arguments, jobs, n_procs=n_procs, is_wanted=lambda: not reason)
+    results = run_jobs(build_worker, jobs, n_procs=n_procs, is_wanted=lambda: not reason)
     for n_finished, (i, result) in enumerate(results, start=1):
         job, outcome = waiting.pop(i), result
         if isinstance(result, WorkerDied):

@@ -94,8 +94,7 @@ def run_participants(config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] 
     if n_procs > 1:
         LOGGER.info("Processing %d runs with %d processes.", len(todo), n_procs)
     run_batch(
-        RunWorker if n_procs > 1 else lambda: in_this_process,
-        (plan,) if n_procs > 1 else (),
+        functools.partial(RunWorker, plan) if n_procs > 1 else lambda: in_this_process,
         todo,
         n_procs=n_procs,
         stop_on_failure=config.running.stop_on_first_crash,

@@ -159,7 +159,7 @@ def embed_stored(
         write_descriptions(stored[0].paths.out_dir, encoder.description)
     device = str(encoder.frozen.device)
     n_procs = share_cpus(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-    results = run_jobs(_build_embedder, (encoder,), missing, n_procs=n_procs)
+    results = run_jobs(partial(_build_embedder, encoder), missing, n_procs=n_procs)
     for i, result in Progress(f"Embedding {why}").each("run", results, total=len(missing)):
         if isinstance(result, WorkerDied):
             raise ResourceError(f"Failed to embed {missing[i].paths.stem} {why}: {result}.", hint="Reduce --n-procs.")

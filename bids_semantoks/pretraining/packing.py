@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,8 +141,8 @@ def pack_tables(
     if not missing:
         return
     LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(data.sources), store.directory)
-    arguments = (list(order), data.parcels, target)
-    results = run_jobs(TableReader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
+    build_reader = functools.partial(TableReader, list(order), data.parcels, target)
+    results = run_jobs(build_reader, missing, n_procs=n_procs, is_wanted=is_wanted)
     store.add(_keep_readable(Progress("Packing").each("run", results, total=len(missing)), missing))
 
 
