@@ -27,7 +27,7 @@ from bids_semantoks.outputs.sidecars import (
     note_damage,
 )
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar
-from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
+from bids_semantoks.quality.run_qc import write_run_qc
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.runtime.resources import share_cpus
 from bids_semantoks.signals.filters import GAPS
@@ -334,7 +334,7 @@ def _load_worker(config: EmbeddingConfig, atlas: AtlasNames, seed: int) -> Calla
 
 def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
     def embed() -> tuple[str, ...]:
-        remove_run_qc(run.paths)
+        run.paths.qc.unlink(missing_ok=True)  # it must not outlive its source
         return embed_run(run, encoder)
 
     outcome = isolate(embed, run, device=str(encoder.frozen.device))

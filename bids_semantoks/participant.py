@@ -42,7 +42,7 @@ from bids_semantoks.outputs.store import (
     remove_signals,
     write_signals,
 )
-from bids_semantoks.quality.run_qc import check_kept_time, remove_run_qc, write_run_qc
+from bids_semantoks.quality.run_qc import check_kept_time, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.figures_run import draw_figures
@@ -286,7 +286,7 @@ class RunWorker:
         repeated."""
         plan, paths = self.plan, job.paths
         if not job.is_complete:
-            remove_run_qc(paths)
+            paths.qc.unlink(missing_ok=True)  # it must not outlive its source
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
         needs_embedding = job.needs_embedding

@@ -252,11 +252,6 @@ def write_run_qc(paths: OutputPaths, *, seconds: float | None) -> None:
         LOGGER.error("Cannot write %s: %s.", paths.qc, error.strerror or error)
 
 
-def remove_run_qc(paths: OutputPaths) -> None:
-    """Remove the record of a run that is recomputed, so that it cannot outlive its source."""
-    paths.qc.unlink(missing_ok=True)
-
-
 def read_run_qc(paths: OutputPaths) -> dict[str, Any]:
     """Read the measures of a run, or build them from its files where an earlier version wrote none; empty if the run
     has no signals."""
