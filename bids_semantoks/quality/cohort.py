@@ -32,16 +32,9 @@ from bids_semantoks.version import __version__
 EXCLUDED: Final = "excluded"
 #: A row of group_qc.tsv by column, None where a value is unknown.
 Row = dict[str, Any]
-#: Columns of entities, by key.
-_ENTITIES: Final = {
-    "task": "task",
-    "acq": "acquisition",
-    "dir": "direction",
-    "run": "run",
-    "echo": "echo",
-    "space": "space",
-    "atlas": "atlas",
-}
+#: Entities that have a column, by key, and the columns that have a longer name.
+_ENTITIES: Final = ("task", "acq", "dir", "run", "echo", "space", "atlas")
+_LONG_NAMES: Final = {"acq": "acquisition", "dir": "direction"}
 #: Robust standard deviations from the median beyond which a run is an outlier, and the minimum number of runs.
 _N_DEVIATIONS, _SMALLEST = 3.5, 20
 #: Measures in which a run can be an outlier, and those from the embedding, which depend on the encoder.
@@ -123,7 +116,7 @@ def _build_row(stem: str, model: str, status: Mapping[str, Any], measures: Mappi
         "name": stem,
         "participant_id": f"sub-{entities['sub']}",
         "session_id": f"ses-{entities['ses']}" if "ses" in entities else None,
-        **{column: entities.get(key) for key, column in _ENTITIES.items()},
+        **{_LONG_NAMES.get(key, key): entities.get(key) for key in _ENTITIES},
         "encoder": model or None,
         **{key: status.get(key) for key in ("status", "reason", "message")},
         "excluded_by": excluded,
