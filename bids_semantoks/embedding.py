@@ -27,9 +27,9 @@ from bids_semantoks.outputs.sidecars import (
     note_damage,
 )
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar
-from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
+from bids_semantoks.quality.run_qc import write_run_qc
 from bids_semantoks.records import Embedding, Windows
-from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
+from bids_semantoks.runtime.resources import share_cpus
 from bids_semantoks.signals.filters import GAPS
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.series import compare_tokens, weigh_windows
@@ -314,12 +314,10 @@ def embed_missing(
 ) -> None:
     """Embed runs, each with a status, in this process or in several that load the encoder themselves."""
     device = str(encoder.frozen.device)
-    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-    if n_procs > 1:
-        limit_threads(choose_n_threads(running, n_procs=n_procs))
+    n_procs = share_cpus(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
+    load_worker = functools.partial(_load_worker, encoder.config, atlas, encoder.seed)
     run_batch(
-        _load_worker if n_procs > 1 else lambda: functools.partial(_embed_isolated, encoder),
-        (encoder.config, atlas, encoder.seed) if n_procs > 1 else (),
+        load_worker if n_procs > 1 else lambda: functools.partial(_embed_isolated, encoder),
         missing,
         n_procs=n_procs,
         stop_on_failure=running.stop_on_first_crash,
@@ -336,7 +334,7 @@ def _load_worker(config: EmbeddingConfig, atlas: AtlasNames, seed: int) -> Calla
 
 def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
     def embed() -> tuple[str, ...]:
-        remove_run_qc(run.paths)
+        run.paths.qc.unlink(missing_ok=True)  # it must not outlive its source
         return embed_run(run, encoder)
 
     outcome = isolate(embed, run, device=str(encoder.frozen.device))

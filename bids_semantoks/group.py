@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,7 @@ from bids_semantoks.outputs.features import (
     write_session_features,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds
-from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
-from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows, find_excluded
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
 from bids_semantoks.runtime.logs import Progress, open_log
@@ -308,7 +308,7 @@ def read_means(stored: Sequence[StoredRun], running: RunningConfig, *, min_kept:
     Raises ResourceError if a reading process was killed."""
     n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
     read: dict[Path, RunMean] = {}
-    results = run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs)
+    results = run_jobs(partial(build_mean_reader, min_kept), [run.paths for run in stored], n_procs=n_procs)
     for i, result in Progress("Averaging").each("run", results, total=len(stored)):
         path = stored[i].paths.embedding
         if isinstance(result, WorkerDied):

@@ -35,8 +35,13 @@ from bids_semantoks.reports.palette_images import (
     from_base64,
     to_base64,
 )
-from bids_semantoks.statistics.baselines import compute_connectivity
-from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
+from bids_semantoks.statistics.series import (
+    compute_connectivity,
+    compute_dvars,
+    compute_global,
+    thin_columns,
+    zscore_rows,
+)
 
 #: Of the file; one of another version is built again from the tables.
 VERSION: Final = 1

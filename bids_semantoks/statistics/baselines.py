@@ -136,18 +136,3 @@ def compute_moments(runs: Sequence[Reals], weights: Floats | None = None) -> Flo
         with np.errstate(divide="ignore"):
             moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
     return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
-
-
-def compute_connectivity(values: Reals) -> Floats:
-    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels. Dropped
-    rows and absent columns of `values` are NaN."""
-    absent = np.isnan(values).all(axis=0)
-    kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
-    centred = kept - kept.mean(axis=0)
-    norm = np.sqrt((centred**2).sum(axis=0))
-    # A constant parcel has no correlation, not even with itself.
-    norm[norm == 0] = np.nan
-    unit = centred / norm
-    matrix = np.full((values.shape[1],) * 2, np.nan)
-    matrix[np.ix_(~absent, ~absent)] = np.clip(unit.T @ unit, -1.0, 1.0)
-    return matrix

@@ -6,8 +6,7 @@ import pytest
 from bids_semantoks.records import FilteredMotion, ParcelSignals
 from bids_semantoks.reports.palette_images import ABSENT, GREYS, RED_BLUE, from_base64
 from bids_semantoks.reports.run_data import average_blocks, build_run_data, sort_by_network
-from bids_semantoks.statistics.baselines import compute_connectivity
-from bids_semantoks.statistics.series import zscore_rows
+from bids_semantoks.statistics.series import compute_connectivity, zscore_rows
 
 P, T = 13, 41
 NETWORKS = ("Cont", "Vis", "", "Other", "Vis", "Limbic", "Vis", "Cont", "", "Other", "Vis", "Limbic", "Default")
