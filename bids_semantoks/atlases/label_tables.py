@@ -149,8 +149,7 @@ def load_label_table(path: Path) -> LabelTable:
             hint="Provide a tab-separated table with the columns index, label and network_label.",
         )
     network_column = next((c for c in _NETWORK_COLUMNS if c in columns), None)
-    values = [_read_index(row["index"], path) for row in rows]
-    kept = [(value, row) for value, row in zip(values, rows, strict=True) if value != 0]
+    kept = [(value, row) for row in rows if (value := _read_index(row["index"], path)) != 0]
     names = tuple(row[name_column] for _, row in kept)
     networks = tuple(
         find_network(row[name_column]) if network_column is None else normalise_network(row[network_column])
