@@ -55,7 +55,7 @@ from bids_semantoks.images.grayordinates import (
     read_label_names,
 )
 from bids_semantoks.images.volumes import DAMAGED, check_compressed
-from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.records import Atlas, AtlasVolume, Indices
 from bids_semantoks.runtime.downloads import check_file
 
 
@@ -82,7 +82,7 @@ class SurfaceLabels:
     """Labels of the grayordinates of one file."""
 
     grayordinates: Grayordinates
-    keys: NDArray[np.int64]  # (G,) label keys
+    keys: Indices  # (G,) label keys
     names: dict[int, str]  # of the keys that are parcels
 
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_records
-
-Lengths = NDArray[np.int64]
+from bids_semantoks.records import Bools, Indices
 
 #: Atlases in the order in which the encoder reads their parcels, and parcels of each.
 ATLASES: Final = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))
@@ -162,13 +161,13 @@ def _read_block(
         yield run, problem
 
 
-def _measure(values: NDArray[np.float32]) -> tuple[Lengths, NDArray[np.bool_]]:
+def _measure(values: NDArray[np.float32]) -> tuple[Indices, Bools]:
     """Measure one atlas, (runs, P, T): the length of each run (0 if the atlas is absent) and whether it is broken."""
     missing = np.isnan(values)  # (runs, parcels, T)
     n_volumes = values.shape[2]
     ends = np.argmax(~np.asarray(missing.all(axis=1))[:, ::-1], axis=1)
     n_real = n_volumes - missing.sum(axis=2)  # (runs, parcels)
-    lengths: Lengths = np.where(n_real.any(axis=1), n_volumes - ends, 0).astype(np.int64)
+    lengths: Indices = np.where(n_real.any(axis=1), n_volumes - ends, 0).astype(np.int64)
     # Absent parcels are NaN throughout; every other must be complete up to the end of the run.
     has_hole = (n_real > 0) & (n_real != lengths[:, None])
     has_infinite = np.isfinite(values).sum(axis=2) != n_real

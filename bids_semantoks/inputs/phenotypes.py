@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError, name_some
@@ -28,6 +27,7 @@ from bids_semantoks.inputs.people_tables import (
     spell,
 )
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
+from bids_semantoks.records import Floats
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -73,7 +73,7 @@ class Phenotype:
     table: str  # name in messages
     kind: str  # classification or regression
     labels: tuple[str | None, ...]  # (n,) text; None if missing
-    numbers: NDArray[np.float64]  # (n,) NaN if missing, all NaN for classification
+    numbers: Floats  # (n,) NaN if missing, all NaN for classification
 
 
 def find_columns(
