@@ -19,6 +19,7 @@ from bids_semantoks.records import Bools, Indices
 #: Atlases in the order in which the encoder reads their parcels, and parcels of each.
 ATLASES: Final = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))
 
+# Parcels and networks of the published encoder, in the order of ATLASES.
 _PARCELS: Final = Path(__file__).parent.parent / "data" / "encoders" / "parcels457.tsv"
 # HDF5 can declare sizes without storing data; these limits are days of scanning and 100 times the largest study.
 _MOST_VOLUMES: Final = 500_000
@@ -54,9 +55,13 @@ def open_signals(path: Path) -> SignalsFile:
         _refuse(path, f"has {len(ids)} participants in {_IDS}, but {described} in {_GROUP}")
     if not ids:
         _refuse(path, "contains no participants")
-    parcels, networks = _read_parcels()
+    _, rows = read_records(_PARCELS)
     return SignalsFile(
-        path=path, ids=ids, parcels=parcels, networks=networks, n_volumes=max(shape[2] for shape in shapes)
+        path=path,
+        ids=ids,
+        parcels=tuple(name for _, name, _ in rows),
+        networks=tuple(network for _, _, network in rows),
+        n_volumes=max(shape[2] for shape in shapes),
     )
 
 
@@ -124,12 +129,6 @@ def _read_ids(file: Any, path: Path, *, most: int) -> tuple[str, ...]:
     return tuple(
         one.decode(errors="backslashreplace") if isinstance(one, bytes) else str(one) for one in table[:].tolist()
     )
-
-
-def _read_parcels() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read parcel names and networks of the published encoder, in the order of ATLASES."""
-    _, rows = read_records(_PARCELS)
-    return tuple(row[1] for row in rows), tuple(row[2] for row in rows)
 
 
 def _read_block(
