@@ -50,18 +50,23 @@ def load_volume(
     sha256 = check_file(part.path)
     image, affine = read_label_image(part.path)
     check_published(part, sha256, hash_labels(image, affine))
-    positions = {value: position for position, value in enumerate(table.values)}
     file = part.file
     values, indices = (table.values, table.values) if file.values is None else (file.values, file.indices)
-    unlisted = sorted(set(indices) - set(positions))
-    if unlisted:
-        raise AtlasError(f"{part.listed_in} refers to parcels {name_some(unlisted)}, which are not in {table.path}.")
+    positions = find_positions(part, table, indices)
     present = set(np.unique(image).tolist()) - {0}
     check_labels(part, table, present, values)
     lookup = dict(zip(values, indices, strict=True))
     check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
-    volume = part.as_volume(sha256, values, [positions[index] for index in indices])
+    volume = part.as_volume(sha256, values, positions)
     return volume, [build_grid_layer(image, affine, volume, space)]
+
+
+def find_positions(part: Part, table: LabelTable, indices: Sequence[int]) -> list[int]:
+    """Find the rows of a table with these indices of a part. Raises AtlasError if it lacks some."""
+    position = {index: i for i, index in enumerate(table.values)}
+    if unlisted := sorted(set(indices) - set(position)):
+        raise AtlasError(f"{part.listed_in} refers to parcels {name_some(unlisted)}, which are not in {table.path}.")
+    return [position[index] for index in indices]
 
 
 def read_label_image(path: Path) -> tuple[Indices, Floats]:

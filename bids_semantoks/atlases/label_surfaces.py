@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.label_images import read_label_image
+from bids_semantoks.atlases.label_images import find_positions, read_label_image
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
     Layer,
@@ -218,19 +218,14 @@ def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atla
 
 
 def _load_part(part: Part, table: LabelTable) -> tuple[AtlasVolume, list[Layer]]:
-    position = {index: i for i, index in enumerate(table.values)}
-    values, indices = part.file.values or (), part.file.indices
-    if not set(indices) <= set(position):
-        raise AtlasError(
-            f"The atlas description {part.listed_in} lists parcels for {part.path.name} that are not in its table."
-        )
+    values, positions = part.file.values or (), find_positions(part, table, part.file.indices)
     if is_surface_atlas(part.path):
         used = set(load_surface_labels(part.path).names)
     else:
         used = set(np.unique(read_label_image(part.path)[0]).tolist()) - {0}
     if not used & set(values):
         raise AtlasError(f"The atlas file {part.path} has none of the {len(values)} expected labels.")
-    return build_surface_volume(part, values, [position[index] for index in indices])
+    return build_surface_volume(part, values, positions)
 
 
 def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:
