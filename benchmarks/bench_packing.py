@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bids_semantoks.files import write_table
 from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
-from bids_semantoks.pretraining.packing import pack_file, pack_tables, select_packed
+from bids_semantoks.pretraining.packing import pack_signals, select_packed
 from bids_semantoks.pretraining.plan import describe_file, describe_stored
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.runtime.resources import read_peak_memory
@@ -99,10 +99,9 @@ def pack(kind: str, source: Path, target: Path, n_runs: int, n_procs: int) -> No
     before, began, used = read_peak_memory(), time.perf_counter(), time.process_time()
     if kind == "tables":
         data = describe_stored(describe_tables(source, n_runs), layout.parcels, networks, target=2.0)
-        pack_tables(store, data, range(N_PARCELS), target=2.0, n_procs=n_procs)
     else:
-        data, file = describe_file(source, target=2.0)
-        pack_file(store, data, file, target=2.0)
+        data = describe_file(source, target=2.0)
+    pack_signals(store, data, range(N_PARCELS), target=2.0, n_procs=n_procs)
     seconds, processor = time.perf_counter() - began, time.process_time() - used
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     view = select_packed(store, data.sources)

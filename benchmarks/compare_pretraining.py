@@ -32,7 +32,7 @@ from scipy.stats import t as student
 
 from bids_semantoks.config import TrainingConfig, from_json
 from bids_semantoks.demo.atlas import build_table
-from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.neural import draw_participant, plan_runs
 from bids_semantoks.demo.study import simulate_series
 from bids_semantoks.models.checkpoints import LoadedEncoder
 from bids_semantoks.models.encoder import Encoder, build_encoder, build_head, read_encoder_config
@@ -46,12 +46,11 @@ from bids_semantoks.statistics.predictions import Predictions, Target, build_cla
 from bids_semantoks.statistics.significance import compare_models
 from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.training.batches import choose_batch_size
+from bids_semantoks.training.batches import choose_batch_size, compute_half_cosine
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
-from bids_semantoks.training.schedules import compute_half_cosine
 
 METRICS = {"age": "r", "sex": "auroc"}
 #: What embeddings can be, and tokens averaged for each network alone, before the mean over networks hides what differs.

@@ -29,7 +29,7 @@ from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.outputs.methods import read_bibliography, read_methods, write_citation
 from bids_semantoks.pretraining.card import write_model_card
 from bids_semantoks.reports.figures import write_figures
-from bids_semantoks.signals.series_tables import load_parcel_series
+from bids_semantoks.signals.read_series import load_parcel_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
 

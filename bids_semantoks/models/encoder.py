@@ -1,17 +1,19 @@
-"""The encoder (a class token and the tokens of networks and patches through transformer blocks), and its weights.
+"""The encoder (a class token and the tokens of networks and patches through transformer blocks), its initial weights,
+and the model that is fine-tuned from it.
 
 Legend: B batch, P parcels, N networks (rows of tokens), K patches in a window, W volumes in a window, S = 1
-+ N*K tokens, D width, A attention heads.
++ N*K tokens, D width, A attention heads, C outputs of the fine-tuned model.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +33,12 @@ from bids_semantoks.models.tokenizer import (
     StructuredBranch,
     join_scales,
 )
+
+ENCODER_NAMES = ("paper", "small", "tiny")
+TOKEN_STD = HEAD_STD = 0.02
+INITIAL_DEVIATION = 2e-5  # of the head of a fine-tuned model
+_CHUNK = 2**16
+_EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")
 
 
 class EncoderOutput(NamedTuple):
@@ -79,10 +87,8 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokenizer, positions, class token, transformer blocks and a final LayerNorm.
-
-    Parameters sit on the meta device without values: use `build_encoder` (random) or `load_encoder`.
-    """
+    """Tokenizer, positions, class token, transformer blocks and a final LayerNorm. Parameters sit on the meta device
+    without values: use `build_encoder` (random) or `load_encoder`."""
 
     temporal_positions: Tensor
 
@@ -119,6 +125,13 @@ class Encoder(nn.Module):
         return EncoderOutput(tokens, tokens[:, 0])
 
 
+def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
+    """Pool tokens (B, 1 + N*K, D) to (B, D), ``cls`` (class token) or ``avg`` (mean of the others), or to (B, 2D),
+    ``cls_avg`` (``avg``, then ``cls``)."""
+    parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
+    return torch.cat([parts[name] for name in (("avg", "cls") if pooling == "cls_avg" else (pooling,))], dim=1)
+
+
 def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Compute patch positions (K, D), sin(k w) then cos(k w), w_j = 10000^(-j / (D/2)) (Vaswani et al. 2017)."""
     half = width // 2
@@ -127,10 +140,8 @@ def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[i
 
 
 class ProjectionHead(nn.Module):
-    """Linear layers with GELU between them, then L2 normalisation; shared by all losses.
-
-    Parameters sit on the meta device without values: use `build_head` or `load_encoder`.
-    """
+    """Linear layers with GELU between them, then L2 normalisation; shared by all losses. Parameters sit on the meta
+    device without values: use `build_head` or `load_encoder`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -149,17 +160,9 @@ class ProjectionHead(nn.Module):
         return F.normalize(x, dim=-1, eps=1e-12)
 
 
-ENCODER_NAMES = ("paper", "small", "tiny")
-TOKEN_STD = 0.02
-HEAD_STD = 0.02
-_CHUNK = 2**16
-
-
 def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
     """Read an architecture: ``paper``, ``small``, ``tiny``, or a JSON file that overrides defaults of `EncoderConfig`.
-
-    Raises ConfigurationError if the name is unknown or the file unreadable or invalid.
-    """
+    Raises ConfigurationError if the name is unknown or the file unreadable or invalid."""
     if str(name_or_path) in ENCODER_NAMES:
         text = files("bids_semantoks").joinpath(f"data/encoders/{name_or_path}.json").read_text(encoding="utf-8")
     else:
@@ -174,8 +177,6 @@ def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
         values = parse_json(text)
     except ValueError as error:
         raise ConfigurationError(f"encoder configuration {name_or_path} is not JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"encoder configuration {name_or_path} must be a JSON object, found {values!r}.")
     return from_json(EncoderConfig, values, where=f"encoder configuration {name_or_path}")
 
 
@@ -233,10 +234,8 @@ def _draw_encoder_values(draw: _Draw, owner: nn.Module, name: str, config: Encod
 
 
 class _Draw:
-    """A separate stream of initial values for each tensor, made from a generator's raw bits.
-
-    Only raw bits are guaranteed across versions and machines; torch's generators differ between processors.
-    """
+    """A separate stream of initial values for each tensor, made from a generator's raw bits. Only raw bits are
+    guaranteed across versions and machines; torch's generators differ between processors."""
 
     def __init__(self, shape: tuple[int, ...], key: str) -> None:
         self.shape = shape
@@ -266,3 +265,75 @@ class _Draw:
         angle = 2.0 * np.pi * unit[half:]
         pairs = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
         return pairs[: self.size].astype(np.float32).reshape(self.shape)
+
+
+class TunedEncoder(nn.Module):
+    """Copy of an encoder, with BatchNorm and a linear layer on its embedding. `pooling` is ``cls_avg``, ``cls`` or
+    ``avg``, as in `pool_tokens`; `seed` draws the first weights of the head."""
+
+    def __init__(self, encoder: Encoder, n_outputs: int, *, pooling: str, seed: int) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        self.encoder.requires_grad_(True)
+        self.pooling = pooling
+        n_features = (2 if pooling == "cls_avg" else 1) * encoder.config.width
+        self.head_norm = nn.BatchNorm1d(n_features)
+        self.head_weight = nn.Parameter(draw_head(n_outputs, n_features, seed=seed).float())
+        self.head_bias = nn.Parameter(torch.zeros(n_outputs))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Predict logits or values: windows (B, P, W) -> (B, C); mask (B, N, K) marks tokens without data."""
+        vectors = self.head_norm(pool_tokens(self.encoder(x, mask).tokens, self.pooling))
+        return nn.functional.linear(vectors, self.head_weight, self.head_bias)
+
+
+def find_layer(name: str, depth: int) -> int:
+    """Number a parameter's layer: 0 embeddings, 1 tokenizers, i + 2 block i, depth + 1 the final norm and the head."""
+    place = name.removeprefix("encoder.")
+    if place == name or place.startswith("norm."):
+        return depth + 1
+    if place in _EMBEDDINGS:
+        return 0
+    if place.startswith("tokenizer."):
+        return 1
+    return int(place.split(".")[1]) + 2
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to a parameter: not to biases, norms and LayerScale."""
+    owner, _, last = name.rpartition(".")
+    is_norm = owner.rpartition(".")[2].endswith("norm")
+    is_scale = last in ("attention_scale", "mlp_scale")
+    return not (is_norm or is_scale or last in ("bias", "head_bias"))
+
+
+def build_parameter_groups(
+    model: TunedEncoder, *, rate: float, layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group parameters by learning rate and weight decay for an optimiser; groups also hold ``layer`` and ``names``.
+    ``lr`` is the peak of the schedule: ``rate * layer_decay^(depth + 1 - l)`` for layer l."""
+    depth = model.encoder.config.depth
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        layer, decays = find_layer(name, depth), is_decayed(name)
+        group = groups.setdefault(
+            (layer, decays),
+            {
+                "params": [],
+                "names": [],
+                "layer": layer,
+                "lr": rate * layer_decay ** (depth + 1 - layer),
+                "weight_decay": weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
+    """Draw first weights (C, D) on the CPU, so that devices agree: normal, SD 2e-5, cut at two SD."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.empty(n_outputs, n_features, dtype=torch.float64)
+    cut = 2 * INITIAL_DEVIATION
+    return torch.nn.init.trunc_normal_(weight, std=INITIAL_DEVIATION, a=-cut, b=cut, generator=generator)

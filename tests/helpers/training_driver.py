@@ -18,7 +18,6 @@ from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, join_ranks, sum_over_ranks
 from bids_semantoks.training.loop import Pretraining, TrainingPlan, watch_signals
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
-from bids_semantoks.training.progress import LOG_COLUMNS
 
 P, N_PARTICIPANTS = 13, 11
 
@@ -93,7 +92,7 @@ def main() -> None:
                 if training.step == pause_at:
                     sys.stdin.readline()
 
-        training.run(Log(directory / "training_log.tsv", LOG_COLUMNS), request)
+        training.run(Log(directory / "training_log.tsv"), request)
         torch.save(training.module.state_dict(), directory / f"weights-{ranks.rank}.pt")
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.models.parcels import NetworkLayout
+from bids_semantoks.training.batches import StepSettings
 from bids_semantoks.training.distill import (
     RateSums,
     SpreadSums,
@@ -36,7 +37,6 @@ from bids_semantoks.training.distill import (
     sum_tokens,
     train_step,
 )
-from bids_semantoks.training.schedules import StepSettings
 from bids_semantoks.training.views import (
     KINDS,
     compute_membership,
