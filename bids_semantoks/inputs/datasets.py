@@ -222,19 +222,16 @@ def _open_named(text: str, root: Path, input_type: str) -> Derivative:
             f"Derivative dataset {path} (-d {text}) has no dataset_description.json.",
             hint="Give the folder that contains it.",
         )
-    source = recognise_pipeline(description)
+    own = _build_derivative(path, description, "fmriprep", label or path.resolve().name)
     is_fmriprep = description.is_fmriprep and input_type != "series"
-    kind = "fmriprep" if is_fmriprep else find_kind(path, source, wanted=input_type)
-    if kind is None and source == AROMA:
-        kind = "aroma"
-    if kind is None:
+    kind = "fmriprep" if is_fmriprep else find_kind(path, own.source, wanted=input_type)
+    if kind is None and own.source != AROMA:
+        lacking = _describe_nothing(own.source, input_type)
         raise InputError(
-            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) contains "
-            f"{_describe_nothing(source, input_type)}.",
-            hint=f"{describe_first_unread(_build_derivative(path, description, 'fmriprep', label))}Give the path to "
-            "an fMRIPrep derivative dataset.",
+            f"Derivative dataset {path} (-d {text}, {own.pipeline}) contains {lacking}.",
+            hint=f"{describe_first_unread(own)}Give the path to an fMRIPrep derivative dataset.",
         )
-    return _build_derivative(path, description, kind, label or path.resolve().name)
+    return replace(own, kind=kind or "aroma")
 
 
 def _build_derivative(path: Path, description: Description, kind: str, name: str) -> Derivative:
