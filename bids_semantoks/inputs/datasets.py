@@ -325,23 +325,19 @@ def _find_root_kind(folder: Path, description: Description | None, input_type: s
         )
     if description.is_fmriprep and input_type != "series":
         return "fmriprep"
-    source = recognise_pipeline(description)
-    if description.is_derivative:
-        kind = find_kind(folder, source, wanted=input_type)
-        if kind is None and source == AROMA:
-            raise InputError(
-                f"BIDS_DIR {folder} ({description.pipeline(folder)}) contains no denoised images (ICA-AROMA components "
-                "at most).",
-                hint="Add the fMRIPrep dataset: -d fmriprep=PATH -d aroma=PATH.",
-            )
-        if kind is None:
-            raise InputError(
-                f"BIDS_DIR {folder} is a derivative dataset from {description.pipeline(folder)} with "
-                f"{_describe_nothing(source, input_type)} in its sub-*/func folders.",
-                hint=f"{describe_first_unread(_build_derivative(folder, description, 'fmriprep', ''))}"
-                "Give the path to an fMRIPrep derivative dataset.",
-            )
-        return kind
     # Before BIDS 1.4 only the pipeline's name identifies a derivative dataset.
     is_open = not description.dataset_type and bool(description.generators)
-    return (find_kind(folder, source, wanted=input_type) if is_open else None) or "raw"
+    own = _build_derivative(folder, description, "fmriprep", "")
+    kind = find_kind(folder, own.source, wanted=input_type) if description.is_derivative or is_open else None
+    if kind is not None or not description.is_derivative:
+        return kind or "raw"
+    if own.source == AROMA:
+        raise InputError(
+            f"BIDS_DIR {folder} ({own.pipeline}) contains no denoised images (ICA-AROMA components at most).",
+            hint="Add the fMRIPrep dataset: -d fmriprep=PATH -d aroma=PATH.",
+        )
+    raise InputError(
+        f"BIDS_DIR {folder} is a derivative dataset from {own.pipeline} with "
+        f"{_describe_nothing(own.source, input_type)} in its sub-*/func folders.",
+        hint=f"{describe_first_unread(own)}Give the path to an fMRIPrep derivative dataset.",
+    )
