@@ -58,6 +58,17 @@ from bids_semantoks.images.volumes import DAMAGED, check_compressed
 from bids_semantoks.records import Atlas, AtlasVolume, Indices
 from bids_semantoks.runtime.downloads import check_file
 
+# Names for vertices without a parcel in label files; compared in lower case, letters only.
+_NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
+
+_UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGED, CiftiError, ExpatError, IndexError)
+
+# Template spaces by the vertices of their mesh.
+_SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
+_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
+#: Maximum number of maps listed in a message.
+_N_MAPS: Final = 10
+
 
 def choose(names: Sequence[str], choice: str) -> list[int]:
     """Find the positions of the chosen name: exact matches, else ignoring case and punctuation, else by number."""
@@ -66,15 +77,6 @@ def choose(names: Sequence[str], choice: str) -> list[int]:
     loose = [n for n, name in enumerate(plain) if name == asked != ""]
     number = int(choice) - 1 if choice.isdecimal() else -1
     return exact or loose or ([number] if 0 <= number < len(names) else [])
-
-
-# Names for vertices without a parcel in label files; compared in lower case, letters only.
-_NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
-
-_UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGED, CiftiError, ExpatError, IndexError)
-
-#: Maximum number of maps listed in a message.
-_N_MAPS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -183,10 +185,6 @@ def _load_hemisphere(path: Path, map_index: int) -> tuple[Grayordinates, NDArray
     if not side:
         raise ValueError("its name does not indicate the hemisphere (hemi-L_, lh. or .L.)")
     return build_hemispheres({side: values.size}), values, names
-
-
-_SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
-_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
 
 
 def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
