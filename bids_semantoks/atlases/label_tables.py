@@ -95,20 +95,20 @@ _NAME_COLUMNS = ("label", "name")
 _NETWORK_COLUMNS = ("network_label", "network")
 
 # Spellings in published tables; compared in lower case without spaces, underscores and hyphens.
-_SPELLINGS = {name: (name.lower(),) for name in CANONICAL_NETWORKS} | {
-    "Vis": ("vis", "visual"),
-    "SomMot": ("sommot", "somatomotor", "sensorimotor", "smhand", "smmouth", "auditory"),
-    "DorsAttn": ("dorsattn", "dorsalattention"),
+_SPELLINGS = {
+    "Vis": ("visual",),
+    "SomMot": ("somatomotor", "sensorimotor", "smhand", "smmouth", "auditory"),
+    "DorsAttn": ("dorsalattention",),
     "SalVentAttn": (
-        *("salventattn", "salienceventralattention", "ventralattention", "ventralattn", "salience"),
+        *("salienceventralattention", "ventralattention", "ventralattn", "salience"),
         *("cinguloopercular", "cingulooperc"),
     ),
-    "Cont": ("cont", "control", "frontoparietal"),
-    "Default": ("default", "defaultmode"),
-    "Subcortex": ("subcortex", "subcortical"),
-    "Cerebellum": ("cerebellum", "cerebellar"),
+    "Cont": ("control", "frontoparietal"),
+    "Default": ("defaultmode",),
+    "Subcortex": ("subcortical",),
+    "Cerebellum": ("cerebellar",),
 }
-_SYNONYMS = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+_SYNONYMS = {text: name for name in CANONICAL_NETWORKS for text in (name.lower(), *_SPELLINGS.get(name, ()))}
 
 LOG = logging.getLogger("bids_semantoks")
 
