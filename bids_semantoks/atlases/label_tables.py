@@ -276,8 +276,7 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = 
 
 
 def is_numbered(columns: Sequence[str]) -> bool:
-    """Return whether columns are only numbered, from 0 or 1 and with any prefix (``Mean_1``), instead of
-    named."""
+    """Return whether columns are only numbered, from 0 or 1 and with any prefix (``Mean_1``), not named."""
     found = [re.fullmatch(r"(.*?)(\d+)", column) for column in columns]
     numbers = [int(one[2]) for one in found if one]
     return (

@@ -70,8 +70,7 @@ def split_choice(name_or_path: str | Path) -> tuple[str, str]:
 
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are
-    available. Raises AtlasError for an unknown atlas."""
+    """Find the template spaces of an atlas, images before available surfaces; AtlasError for an unknown atlas."""
     chosen, choice = split_choice(name_or_path)
     if is_surface_atlas(Path(chosen)):
         return find_surface_spaces(Path(chosen), choice)

@@ -126,8 +126,7 @@ def list_registered() -> list[Path]:
 
 
 def find_registered(name: str | Path) -> Path | None:
-    """Find the registry entry with a name, or with another pipeline's label for the same atlas; None for a path
-    or an unknown name."""
+    """Find the registry entry of a name, or of another pipeline's label for it; None for a path or unknown name."""
     label = name_schaefer(str(name))
     entry = find_registry() / f"{label}.json"
     check_name(name, AtlasError, "The atlas")
@@ -221,8 +220,7 @@ class Places:
         return [path for path in found if path.as_posix().endswith(f"/{name}")]
 
     def narrow(self) -> list[Places]:
-        """Return the first given place alone, the first two, ..., all places: a complete set in the user's places
-        wins."""
+        """Return the first given place, the first two, ..., all places: a complete set in the user's places wins."""
         firsts = [self.given[:n] for n in range(1, len(self.given) + 1)]
         narrower = [Places(given=some, others=(), templateflow=(), contents=self.contents) for some in firsts]
         return [*narrower, self]
@@ -296,8 +294,7 @@ def is_there(path: Path) -> bool:
 
 
 def has_other_mesh(path: Path, n_vertices: int) -> bool:
-    """Detect an annotation of another mesh by its first number; other files are checked when they are read, and none if
-    the size is unknown (0)."""
+    """Detect an annotation of another mesh by its first number; False for other files or an unknown size (0)."""
     if n_vertices and path.suffix == ".annot":
         with contextlib.suppress(OSError), path.open("rb") as file:
             return int.from_bytes(file.read(4), "big") != n_vertices

@@ -204,8 +204,7 @@ def _open_all(bids_dir: Path, selection: SelectionConfig) -> tuple[Derivative, .
 
 
 def _open_named(text: str, root: Path, input_type: str) -> Derivative:
-    """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
-    if the folder is missing or is not a readable derivative dataset."""
+    """Open the dataset of one ``-d``, also relative to ``<root>/derivatives``; InputError if it is not readable."""
     label, path = split_named(text)
     check_name(path, InputError, "The derivative dataset")
     if not path.exists() and (root / "derivatives" / path).is_dir():
@@ -294,8 +293,7 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
 
 
 def _check_is_bids(folder: Path) -> Description | None:
-    """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description,
-    None if only ``sub-*`` folders suggest BIDS."""
+    """Refuse a path that is not BIDS, with InputError; return its description, None for ``sub-*`` folders alone."""
     if not folder.exists():
         raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the bind mounts).")
     if not folder.is_dir():
@@ -313,8 +311,7 @@ def _check_is_bids(folder: Path) -> Description | None:
 
 
 def _find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
-    """Classify BIDS_DIR as ``raw`` or the kind of a derivative dataset; InputError if that cannot be determined or a
-    derivative dataset has nothing to read."""
+    """Classify BIDS_DIR as ``raw`` or a kind of derivatives; InputError if it is unclear or has nothing to read."""
     if description is None:
         if (folder / "derivatives").is_dir():
             return "raw"

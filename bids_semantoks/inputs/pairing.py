@@ -107,8 +107,7 @@ class Event(NamedTuple):
 
 
 def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, ...]:
-    """List the datasets to search for events tables: BIDS_DIR, the raw dataset above it, and the derivatives given or
-    nested in it."""
+    """List the datasets to search for events: BIDS_DIR, the raw one above, derivatives given or nested in it."""
     above, inside = find_above(bids_dir), sorted((bids_dir.resolve() / "derivatives").glob("*"))
     named = [split_named(text)[1].resolve() for text in derivatives]
     roots = [bids_dir.resolve(), *([above] if above else []), *(path for path in (*named, *inside) if path.is_dir())]

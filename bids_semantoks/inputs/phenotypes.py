@@ -310,8 +310,7 @@ def is_category(column: Column, keys: Sequence[Key]) -> bool:
 
 
 def find_codes(column: Column, keys: Sequence[Key]) -> str:
-    """Return a warning for a numeric covariate with only three to ten distinct integers, each frequent; else an empty
-    string."""
+    """Build a warning for a numeric covariate with three to ten distinct integers, each frequent; else empty."""
     distinct = Counter(column.find_known(keys).values())
     if is_category(column, keys) or len(distinct) < 3 or not _has_few_numbers(list(distinct.elements())):
         return ""
@@ -323,8 +322,7 @@ def find_codes(column: Column, keys: Sequence[Key]) -> str:
 
 
 def _has_few_numbers(known: Sequence[str]) -> bool:
-    """Return whether numbers are integers with few distinct values: two, or up to ten with five values each on
-    average."""
+    """Return whether numbers are whole and distinct ones few: two, or up to ten of five values each on average."""
     distinct = set(map(parse_number, known)) - {None}
     is_whole = all(number == int(number) for number in distinct if number is not None)
     return is_whole and (len(distinct) == 2 or (len(distinct) <= _MAX_CLASSES and len(known) >= 5 * len(distinct)))

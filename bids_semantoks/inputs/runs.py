@@ -121,8 +121,7 @@ def find_runs(
 
 
 def _guess_space(unread: Sequence[UnreadRun], asked: str | None, preferred: tuple[str, ...]) -> str:
-    """Choose a space for runs none of which can be read: the requested one, one that appears in their names, or the
-    first choice."""
+    """Choose a space for runs that cannot be read: the requested one, one in their names, or the first choice."""
     if asked is not None:
         return _split_space(asked)[0]
     stated = {one.as_file().entity("space") for one in unread}
