@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from bids_semantoks.bids_names import sorted_naturally
+from bids_semantoks.bids_names import group_by, sorted_naturally
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import is_missing
 from bids_semantoks.inputs.names import find_roots
@@ -343,10 +343,7 @@ def _check_spelling(known: Sequence[str], where: str) -> None:
             f"{where} has numbers with commas, such as {known[0]!r}.",
             hint="Use decimal points, or --probe-kind classification if the values are pairs such as alleles.",
         )
-    forms: dict[str, list[str]] = {}
-    for name in sorted(set(known)):
-        forms.setdefault(name.casefold(), []).append(name)
-    if alike := [names for names in forms.values() if len(names) > 1]:
+    if alike := [names for names in group_by(sorted(set(known)), str.casefold).values() if len(names) > 1]:
         shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:5])
         raise InputError(
             f"{where} has classes that differ only in case: {shown}.",
