@@ -313,7 +313,7 @@ class Pretraining:
         return f"The last good checkpoint is {states[-1]}." if states else "No checkpoint was written before."
 
     def _describe_memory(self) -> ResourceError:
-        size, n_ranks = self.order.batch_size, self.ranks.size
+        size, n_ranks = self.plan.recipe.batch_size or 0, self.ranks.size
         n_parts = self.plan.n_slices * n_ranks
         at_once = size // n_parts
         # Only suggest a size that the next call accepts: a batch must be split into equal parts.
