@@ -17,7 +17,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_text, hash_values, read_json
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
 from bids_semantoks.models.encoder import Encoder, read_encoder_config
-from bids_semantoks.models.parcels import NetworkLayout, build_layout, layout_to_json
+from bids_semantoks.models.parcels import NetworkLayout, build_layout
 from bids_semantoks.models.tokenizer import StructuredBranch, join_scales
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
@@ -89,7 +89,7 @@ def draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData
     settings = {
         "encoder": to_json(encoder),
         "recipe": to_json(recipe),
-        "layout": hash_values(layout_to_json(layout)),
+        "layout": hash_values(to_json(layout)),
         "data": {"participants": n_participants, "runs": len(keys), "sha256": hash_values(keys)},
         "seed": config.running.random_seed,
         "precision": config.embedding.precision,

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from bids_semantoks.config import AppConfig
+from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.disk import name_temporary, read_space, read_start
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
 from bids_semantoks.files import hash_values, read_json, read_object, write_json
@@ -25,7 +25,7 @@ from bids_semantoks.models.checkpoints import write_checkpoint
 from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.hub import CONFIG_FILE
-from bids_semantoks.models.parcels import layout_to_json, match_parcels
+from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.models.weight_files import WEIGHTS_FILE
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
@@ -318,7 +318,7 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
         return not request.reason
 
     root, target = config.running.work_dir or config.out_dir / "encoders", plan.encoder.repetition_time
-    directory = root / ".signals" / hash_values([layout_to_json(plan.layout), target])[:16]
+    directory = root / ".signals" / hash_values([to_json(plan.layout), target])[:16]
     if ranks.is_first:
         store, data = SignalStore(directory, plan.layout.n_parcels), plan.data
         store.remove_orphans()
