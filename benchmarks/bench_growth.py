@@ -1,10 +1,12 @@
 """Growth of processor time and memory of the group level with cohort size, and the cost of one fold of 50,000 people.
 
 Parts: `embedding` and `kernel` predict one phenotype by the nested protocol from a table of 1,536 numbers, and from
-the inner products of connectivity, in one repetition of five folds with 20 permutations; `scores` draws the intervals
-of site, 20 classes; `retest` identifies people in a second scan; `map` projects onto two axes. Each part and size runs
-in a process of its own. The peer is scikit-learn: the same table, a pipeline of scaling and ridge regression, penalty
-chosen by a grid search in five inner folds. `study` relabels the output of a few participants and calls the group
+the inner products of connectivity, in one repetition of five folds with 20 permutations; `connectivity` goes from
+signals to predictions by correlations and by tangent space; `scores` draws the intervals of site, 20 classes; `retest`
+identifies people in a second scan; `map` projects onto two axes. Each part and size runs in a process of its own. The
+peers are `scikit-learn` (the table of `embedding`, scaling and ridge regression, penalty chosen by a grid search in
+five inner folds) and `nilearn` (the same folds with its connectivity, for `connectivity`; try 50 to 200 people).
+`study` relabels the output of a few participants and calls the group
 level as a user does: the bytes and files that it leaves, its estimate and what it used. `fold` is one training part of
 50,000 x 1,536, from which the time of 55 follows.
 
@@ -32,6 +34,7 @@ import numpy as np
 from bench_scale import OPTIONS
 
 FEATURES, CLASSES, N_PHENOTYPES, N_SITES = 1536, 20, 20, 10
+N_VOLUMES, N_PARCELS = 180, 457
 APP = [sys.executable]
 
 
@@ -42,12 +45,11 @@ def make_table(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict(n: int, *, is_wide: bool) -> None:
-    from bids_semantoks.statistics.folds import SharedSpans, use_threads
     from bids_semantoks.statistics.linear import cross_validate
     from bids_semantoks.statistics.metrics import compute_scores
     from bids_semantoks.statistics.predictions import Target
-    from bids_semantoks.statistics.significance import permute_scored_ridge, permute_target
-    from bids_semantoks.statistics.spans import KernelFeatures, TableFeatures, compute_gram
+    from bids_semantoks.statistics.significance import permute_scored_ridges, permute_target
+    from bids_semantoks.statistics.spans import KernelFeatures, SharedSpans, TableFeatures, compute_gram, use_threads
     from bids_semantoks.statistics.splits import build_splits
 
     values, truth = make_table(n)
@@ -60,8 +62,52 @@ def predict(n: int, *, is_wide: bool) -> None:
         features = KernelFeatures(name="k", kernel=compute_gram(values) + compute_gram(more))
     with use_threads(1):
         spans = SharedSpans(features)
-        permute_scored_ridge(spans, permute_target(target, n_permutations=20, seed=0), splits)
+        permute_scored_ridges(spans, [permute_target(target, n_permutations=20, seed=0)], splits)
         compute_scores(cross_validate(spans, target, splits))
+
+
+def make_series(n: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Make signals (180, 457) of n people, in whom the truth scales what parcels share."""
+    rng = np.random.default_rng(2)
+    truth, shared = rng.standard_normal(n), rng.standard_normal((20, N_PARCELS))
+    latent = rng.standard_normal((n, N_VOLUMES, 20)) * np.exp(0.1 * truth)[:, None, None]
+    noise = rng.standard_normal((n, N_VOLUMES, N_PARCELS), dtype=np.float32)
+    return [(one @ shared + 2 * more).astype(np.float32) for one, more in zip(latent, noise, strict=True)], truth
+
+
+def predict_from_series(n: int) -> dict[str, float]:
+    from bids_semantoks.statistics.folds import SharedSpans, use_threads
+
+    from bids_semantoks.statistics.baselines import build_connectivity_features
+    from bids_semantoks.statistics.linear import cross_validate
+    from bids_semantoks.statistics.metrics import compute_scores
+    from bids_semantoks.statistics.predictions import Target
+    from bids_semantoks.statistics.splits import build_splits
+
+    series, truth = make_series(n)
+    target = Target(name="age", values=truth)
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    with use_threads(1):
+        features = build_connectivity_features([[one] for one in series], ("pearson", "tangent"))
+        found = [cross_validate(SharedSpans(one), target, splits) for one in features]
+        return {f"r_{one.model}": compute_scores(one)[0].value for one in found}
+
+
+def predict_from_series_as_peer(n: int) -> dict[str, float]:
+    from nilearn.connectome import ConnectivityMeasure
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    series, truth = make_series(n)
+    grid, found = {"alpha": np.logspace(-4, 4, 13) * N_PARCELS}, {}
+    for kind in ("correlation", "tangent"):
+        ridge = GridSearchCV(Ridge(), grid, cv=5, scoring="neg_mean_squared_error")
+        measure = ConnectivityMeasure(kind=kind, vectorize=True, standardize="zscore_sample")
+        found[f"r_{kind}"] = float(
+            np.corrcoef(cross_val_predict(make_pipeline(measure, ridge), series, truth), truth)[0, 1]
+        )
+    return found
 
 
 def score(n: int) -> None:
@@ -122,10 +168,12 @@ def profile_fold(n: int) -> dict[str, float]:
 PARTS: dict[str, Callable[[int], object]] = {
     "embedding": lambda n: predict(n, is_wide=False),
     "kernel": lambda n: predict(n, is_wide=True),
+    "connectivity": predict_from_series,
     "scores": score,
     "retest": retest,
     "map": draw_map,
     "scikit-learn": predict_as_peer,
+    "nilearn": predict_from_series_as_peer,
     "fold": profile_fold,
 }
 

@@ -24,7 +24,12 @@ import numpy as np
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.predictions import Target
-from bids_semantoks.statistics.significance import compute_permutation_test, judge, permute_scored_ridge, permute_target
+from bids_semantoks.statistics.significance import (
+    compute_permutation_test,
+    judge,
+    permute_scored_ridges,
+    permute_target,
+)
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
 
@@ -53,7 +58,7 @@ def simulate(seed: int, n_participants: int, n_features: int) -> dict[str, tuple
             test = compute_permutation_test(features, target, n_permutations=200, seed=seed)
         else:
             columns = permute_target(target, n_permutations=200, seed=seed)
-            test = permute_scored_ridge(features, columns, splits)
+            (test,) = permute_scored_ridges(features, [columns], splits)
         main = next(score for score in scores if score.metric == test.statistic)
         found[f"p of {test.statistic}"] = (test.p_value, test.value, 0.05)
         found[f"verdict of {test.statistic}"] = (judge(main, test.p_value) == "above chance", 0.0, 0.0)

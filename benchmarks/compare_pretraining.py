@@ -32,7 +32,7 @@ from scipy.stats import t as student
 
 from bids_semantoks.config import TrainingConfig, from_json
 from bids_semantoks.demo.atlas import build_table
-from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.neural import draw_participant, plan_runs
 from bids_semantoks.demo.study import simulate_series
 from bids_semantoks.models.checkpoints import LoadedEncoder
 from bids_semantoks.models.encoder import Encoder, build_encoder, build_head, read_encoder_config

@@ -64,16 +64,19 @@ def parse_name(path: str) -> BidsFile | None:
     return BidsFile(path=path, entities=sort_entities(pairs), suffix=suffix, extension=extension)
 
 
+def parse_names(paths: Iterable[str]) -> list[BidsFile]:
+    """Parse file names; those that `parse_name` cannot parse are dropped."""
+    return [one for path in paths if (one := parse_name(path)) is not None]
+
+
 def explain_name(path: str) -> str:
     """Explain why a name cannot be parsed; empty if it can."""
     return _split_name(path)[3]
 
 
 def _split_name(path: str) -> tuple[list[tuple[str, str]], str, str, str]:
-    """Split a name into pairs, suffix, extension, and what is wrong with it.
-
-    A part without a key belongs to the preceding label, since labels may contain ``_``; cohorts get their own pair.
-    """
+    """Split a name into pairs, suffix, extension, and what is wrong with it. A part without a key belongs to the
+    preceding label, since labels may contain ``_``; cohorts get their own pair."""
     *parts, last = os.path.basename(path).split("_")  # noqa: PTH119 - a Path costs ten times as much
     suffix, dot, extension = last.partition(".")
     # fMRIPrep up to 20.0 gave surface series no suffix.
@@ -110,9 +113,7 @@ def _split_cohort(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def parse_entities(name: str) -> dict[str, str]:
     """Parse a file name into entities by short key, in the order of the name; suffix and extension may be missing.
-
-    Unlike `parse_name`, this never fails: invalid parts are dropped.
-    """
+    Unlike `parse_name`, this never fails: invalid parts are dropped."""
     pairs: list[tuple[str, str]] = []
     waiting: list[str] = []
     *parts, last = name.split("_")

@@ -19,7 +19,7 @@ import click
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.command import parse
 from bids_semantoks.disk import is_full
-from bids_semantoks.errors import SemantoksError, TrainingStopped, show_hidden
+from bids_semantoks.errors import SemantoksError, TrainingStopped, name_count, show_hidden
 from bids_semantoks.runtime.logs import Console, LogBuffer, open_missing_streams, redirect_libraries, silence
 from bids_semantoks.runtime.resources import STOPPING, count_threads, handle_signals, limit_threads, read_rank
 
@@ -77,10 +77,6 @@ def _say(text: str, *, level: int = logging.INFO) -> None:
         silence(sys.stderr)
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 def _print(lines: Iterable[str]) -> None:
     """Print lines to stdout until its reader closes it."""
     try:
@@ -97,7 +93,7 @@ def _run(config: AppConfig) -> int:
     if config.running.reports_only or config.running.boilerplate_only:
         return _write_words(config)
     if config.level == "participant":
-        from bids_semantoks.inputs.opening import open_inputs
+        from bids_semantoks.inputs.runs import open_inputs
 
         # Folders and labels are checked before the slower imports.
         inputs = open_inputs(config)
@@ -109,7 +105,7 @@ def _run(config: AppConfig) -> int:
             plan, _, jobs = build_plan(config, inputs)
             lines, counts = describe_jobs(plan, jobs)
             _print(lines)
-            _say(f"bids_semantoks: dry run of {_count(len(jobs), 'run')}: {counts}; nothing was written")
+            _say(f"bids_semantoks: dry run of {name_count(len(jobs), 'run')}: {counts}; nothing was written")
             return 0
         tally = run_participants(config, inputs)
     else:
@@ -135,7 +131,7 @@ def _write_words(config: AppConfig) -> int:
         else:
             from bids_semantoks.reports.group_page import redraw_group_page as redraw
 
-        _say(f"bids_semantoks: {_count(redraw(config), 'report')} written (see {config.out_dir})")
+        _say(f"bids_semantoks: {name_count(redraw(config), 'report')} written (see {config.out_dir})")
         return 0
     if config.level == "participant":
         from bids_semantoks.participant import build_plan, write_methods

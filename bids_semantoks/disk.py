@@ -13,25 +13,23 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from bids_semantoks.errors import ConfigurationError, ResourceError, RunSkipped
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 #: A file-size limit ends a write in the same way as a full disk or an exceeded quota.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 # Messages of libraries in other languages, whose errors have no number: Rust, C and SQLite.
 _SAID: Final = (*(f"(os error {number})" for number in _FULL), os.strerror(errno.ENOSPC), "disk is full")
-
 # Names of temporary files, folders and segments with their owner, as `tag_owner` writes it; before 0.2, without.
 _OWNER: Final = re.compile(r"([0-9a-f]{8})-(\d+)-(\d*)-")
 _TEMPORARY: Final = re.compile(
     rf"\.(?:{_OWNER.pattern})?[0-9a-f]{{12}}\.tmp|(?:\.making-|bids_semantoks-fetched-){_OWNER.pattern}.*"
 )
-
 #: Seconds without a write after which a file counts as left behind if its owner cannot be checked.
 _PATIENCE: Final = 86400.0
 
@@ -185,6 +183,8 @@ def check_size(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
 def read_array(path: Path) -> NDArray[Any]:
     """Read a ``.npy`` file without objects. Raises OSError, or ValueError if it is anything else or shorter than
     its header declares."""
+    import numpy as np  # noqa: PLC0415 - --help needs none of it
+
     # Memory-map first: this checks the sizes before any memory is allocated.
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(mapped, np.ndarray):

@@ -40,19 +40,11 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("bids_semantoks")
 AtlasNames = tuple[tuple[str, ...], tuple[str, ...]]  # parcels and networks, (P,) each
-
 #: Keys that the sidecar of an embedding copies from that of its signals.
 _INHERITED = (
-    "Atlas",
-    "AbsentParcels",
-    "RepetitionTime",
-    "Denoising",
-    "VolumesTotal",
-    "VolumesKept",
-    "VolumesDropped",
-    "MeanFramewiseDisplacement",
+    *("Atlas", "AbsentParcels", "RepetitionTime", "Denoising"),
+    *("VolumesTotal", "VolumesKept", "VolumesDropped", "MeanFramewiseDisplacement"),
 )
-
 #: Rows of tokens whose similarities a sidecar holds.
 _MOST_COMPARED: Final = 64
 
@@ -75,11 +67,8 @@ class RunEncoder:
     @property
     def description(self) -> dict[str, str]:
         """Meaning of the labels of the encoder's readouts, for `write_descriptions`."""
-        return {
-            name: f"Embedding by the encoder {name}: {one.loaded.description}"
-            for one in self.readouts
-            for name in (one.loaded.name,)
-        }
+        loaded = [one.loaded for one in self.readouts]
+        return {one.name: f"Embedding by the encoder {one.name}: {one.description}" for one in loaded}
 
     @property
     def is_array(self) -> bool:
@@ -148,11 +137,8 @@ def build_run_encoder(
     loaded: LoadedEncoder | None = None,
 ) -> RunEncoder:
     """Load an encoder, unless it is `loaded`, and match it to the P parcels and networks of an atlas, with a readout
-    for each pooling; `seed` is for random weights whose name gives none, `name` replaces the label.
-
-    Raises ModelError if the encoder is missing, damaged or does not match the
-    atlas, ResourceError if the device is not available.
-    """
+    for each pooling; `seed` is for random weights whose name gives none, `name` replaces the label. Raises ModelError
+    if the encoder is missing, damaged or does not match the atlas, ResourceError if the device is not available."""
     from bids_semantoks.models.checkpoints import load_encoder
     from bids_semantoks.models.frozen import FrozenEncoder, resolve_device
 
@@ -254,10 +240,8 @@ def find_embedding_state(
     paths: OutputPaths, encoder: RunEncoder, signals_sha256: str, *, redo_older_than: str | None = None
 ) -> tuple[bool, list[str]]:
     """Return whether the embeddings on disk are complete and current, and list the settings in which they differ.
-
     `signals_sha256` is the checksum of the signals on disk; empty if they will change. One made before the version
-    `redo_older_than` is not current.
-    """
+    `redo_older_than` is not current."""
     is_complete, differences = True, []
     for one in encoder.readouts:
         own = one.place(paths)
@@ -278,10 +262,8 @@ def find_missing(
     stored: Sequence[StoredRun], encoder: RunEncoder, *, overwrite: bool, hint: str, redo_older_than: str | None = None
 ) -> list[StoredRun]:
     """Find the runs whose embedding is missing, damaged, out of date, or made before the version `redo_older_than`, by
-    paths from `RunEncoder.name_outputs`.
-
-    Raises ConfigurationError with `hint` if an embedding was made with other settings, unless `overwrite`.
-    """
+    paths from `RunEncoder.name_outputs`. Raises ConfigurationError with `hint` if an embedding was made with other
+    settings, unless `overwrite`."""
     missing = []
     for run in stored:
         is_complete, differences = find_embedding_state(
@@ -316,7 +298,7 @@ def leave_out_damaged(stored: Sequence[StoredRun], tally: Tally) -> list[StoredR
         try:
             check_table(run.paths.signals, run.sidecar)
         except RunFailed as error:
-            outcome = Outcome(status="failed", reason=error.reason, message=str(error))
+            outcome = Outcome("failed", error.reason, str(error))
             record_status(run, outcome, device="")
             note_damage(run.paths.signals)
             tally.n_ok -= 1

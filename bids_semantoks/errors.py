@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 
@@ -13,6 +14,9 @@ class SemantoksError(Exception):
     """Base of errors that end a call; the message has what was found where and what was expected, the hint a remedy."""
 
     exit_code = 1
+
+    def __init_subclass__(cls, *, exit_code: int | None = None) -> None:
+        cls.exit_code = cls.exit_code if exit_code is None else exit_code
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -23,46 +27,32 @@ class SemantoksError(Exception):
         return f"{self.message} {self.hint}".rstrip()
 
 
-class InputError(SemantoksError):
+class InputError(SemantoksError, exit_code=3):
     """A directory, participant, session, task, filter, space or phenotype was not found."""
 
-    exit_code = 3
 
-
-class ConfigurationError(SemantoksError):
+class ConfigurationError(SemantoksError, exit_code=4):
     """The options are invalid or contradict each other or the outputs on disk."""
 
-    exit_code = 4
 
-
-class ResourceError(SemantoksError):
+class ResourceError(SemantoksError, exit_code=5):
     """Memory, disk space or the requested device is not available."""
 
-    exit_code = 5
 
-
-class AtlasError(SemantoksError):
+class AtlasError(SemantoksError, exit_code=6):
     """The atlas was not found, is damaged, or does not fit the data or the encoder."""
 
-    exit_code = 6
 
-
-class ModelError(SemantoksError):
+class ModelError(SemantoksError, exit_code=6):
     """The encoder was not found, is damaged, or does not fit the atlas."""
 
-    exit_code = 6
 
-
-class TrainingStopped(SemantoksError):
+class TrainingStopped(SemantoksError, exit_code=8):
     """Pretraining saved its state and stopped early; the same call resumes it."""
 
-    exit_code = 8
 
-
-class TrainingDiverged(SemantoksError):
+class TrainingDiverged(SemantoksError, exit_code=9):
     """Pretraining diverged or collapsed; the last good checkpoint is kept."""
-
-    exit_code = 9
 
 
 class RunError(SemantoksError):
@@ -80,30 +70,18 @@ class RunError(SemantoksError):
         return functools.partial(type(self), hint=self.hint), (self.reason, self.message)
 
 
-class RunFailed(RunError):
+class RunFailed(RunError, exit_code=7):
     """One run cannot be processed."""
 
-    exit_code = 7
     reasons = (
-        "unreadable_name",
-        "no_mask",
-        "no_confounds",
-        "no_repetition_time",
-        "bad_confounds",
-        "bad_image",
-        "damaged_table",
-        "space_mismatch",
-        "low_coverage",
-        "out_of_memory",
-        "disk_full",
-        "internal",
+        *("unreadable_name", "no_mask", "no_confounds", "no_repetition_time", "bad_confounds", "bad_image"),
+        *("damaged_table", "space_mismatch", "low_coverage", "out_of_memory", "disk_full", "internal"),
     )
 
 
-class RunSkipped(RunError):
+class RunSkipped(RunError, exit_code=0):
     """One run is skipped; not an error."""
 
-    exit_code = 0
     reasons = ("too_short", "too_few_kept", "no_content")
 
 
@@ -112,21 +90,28 @@ def name_some(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
 
 
+def list_twice(items: Iterable[Any]) -> list[Any]:
+    """List the items that occur more than once, sorted."""
+    return sorted(item for item, count in Counter(items).items() if count > 1)
+
+
+def name_count(number: int, one: str, many: str = "") -> str:
+    """Write a number of things, ``1 run``, ``2 runs``; `many` where the plural has more than an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 #: Non-printing characters: controls (escape sequences, line breaks), text directions, which can make a text appear
 #: different from what it is, lone surrogates (bytes that are not UTF-8), and noncharacters.
 _HIDDEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
-
 # A colon only if it would start a link, an underscore only before a word: names should remain legible.
 _MARKDOWN: Final = re.compile(r"[\\*\[\]@$^~]|&(?=#?\w+;)|:(?=//)|(?<![^\W_])_")
-
 _LATEX: Final = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
 }
-
 # Characters besides ASCII that pdfTeX supports without packages: Latin letters, dashes, quotes, bullets, the euro.
 _NOT_LATEX: Final = re.compile("[^\x20-\x7e\xa1-\u017f\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u20ac]")
 
@@ -142,10 +127,8 @@ def replace_hidden(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text so that Markdown (including pandoc's) shows it verbatim, on one line.
-
-    Backticks become quotes, since nothing escapes them inside code.
-    """
+    """Escape text so that Markdown (including pandoc's) shows it verbatim, on one line. Backticks become quotes, since
+    nothing escapes them inside code."""
     line = replace_hidden(re.sub(r"\s", " ", text)).replace("`", "'")
     return _MARKDOWN.sub(lambda m: f"\\{m[0]}", line).replace("<", "&lt;")
 

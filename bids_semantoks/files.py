@@ -1,7 +1,5 @@
-"""Read and write TSV and JSON; an incomplete file never has its final name.
-
-Slow imports are deferred, since this module is also needed for --help.
-"""
+"""Read and write TSV and JSON; an incomplete file never has its final name. Slow imports are deferred, since this
+module is also needed for --help."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from bids_semantoks.disk import name_temporary, remove_leftovers_once
 
@@ -31,7 +29,6 @@ _MISSING: Final = frozenset(
         *("1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "1.#nan", "-1.#nan"),
     }
 )
-
 # UTF-32 first: the mark of UTF-16 begins its own.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -101,9 +98,7 @@ def write_table(
     path: Path, columns: Sequence[str], rows: NDArray[np.floating[Any]], *, index: str = "", digits: int = 9
 ) -> None:
     """Write a numeric table (R, C) as TSV; 9 significant digits represent any float32 exactly, NaN becomes ``n/a``.
-
-    `index` is the header of a first column that repeats `columns` as row names (square tables).
-    """
+    `index` is the header of a first column that repeats `columns` as row names (square tables)."""
     import numpy as np
 
     if rows.ndim != 2 or rows.shape[1] != len(columns):
@@ -121,9 +116,7 @@ def write_table(
 
 def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Read header (C,) and values (R, C) of a table written by `write_table` without an index; ``n/a`` becomes NaN.
-
-    Raises ValueError if the file is not such a table.
-    """
+    Raises ValueError if the file is not such a table."""
     import numpy as np
 
     header, _, body = path.read_bytes().partition(b"\n")
@@ -141,14 +134,6 @@ def read_table(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     if values.shape[1] != len(columns):
         raise ValueError(f"{path} has {values.shape[1]} values per row, expected {len(columns)} columns")
     return columns, values
-
-
-def split_rows(text: AnyStr) -> list[list[AnyStr]]:
-    """Split the content of a table into lines and cells, for strict readers."""
-    if isinstance(text, bytes):
-        return [line.split(b"\t") for line in text.splitlines()]
-    # Other Unicode line breaks may be part of a cell.
-    return [line.rstrip("\n").split("\t") for line in io.StringIO(text, newline=None)]
 
 
 def read_cells(lines: Sequence[str]) -> list[list[str]]:
@@ -276,8 +261,7 @@ def _split_line(line: str, delimiter: str, width: int) -> list[str]:
 
 def read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read header (C,) and cells (R, C) of a table of mixed values as text; rows shorter than the header are filled
-    with empty cells, and a file without a line has an empty header. Raises OSError, and ValueError as
-    `parse_table`."""
+    with empty cells, and a file without a line has an empty header. Raises OSError, and ValueError as `parse_table`."""
     names, rows, _ = parse_table(read_text(path), is_padded=True)
     return names, rows
 

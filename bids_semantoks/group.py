@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bids_semantoks.analyses.choose import choose_stored
-from bids_semantoks.analyses.encoders import embed_others, load_others
+from bids_semantoks.analyses.choose import choose_stored, embed_others, load_others
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
 from bids_semantoks.config.options import check
@@ -23,8 +22,8 @@ from bids_semantoks.embedding import (
     find_missing,
     leave_out_damaged,
 )
-from bids_semantoks.errors import InputError, ResourceError
-from bids_semantoks.inputs.opening import find_roots
+from bids_semantoks.errors import InputError, ResourceError, name_count
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (
@@ -52,9 +51,7 @@ if TYPE_CHECKING:
     from bids_semantoks.analyses.applying import ApplicationPlan
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Fewer runs are read faster than a process starts.
-_RUNS_PER_READER = 300
+_RUNS_PER_READER = 300  # fewer runs are read faster than a process starts
 
 
 def run_group(config: AppConfig) -> Tally:
@@ -176,18 +173,6 @@ def _report_quality(config: AppConfig) -> Tally:
     return Tally(cohort=describe_rows(rows))
 
 
-def _report_runs(
-    config: AppConfig, model: str, complete: Sequence[StoredRun], left_out: Mapping[str, tuple[str, str]]
-) -> str:
-    """Write the tables of status and quality of all runs; return the counts of those of this atlas and space."""
-    used = [run.paths.stem for run in complete]
-    write_group_status(config.out_dir, used=used, left_out=left_out)
-    facts = CallFacts(model=model, roots=find_roots(config.bids_dir), used=used, left_out=left_out)
-    rows = report_cohort(config.out_dir, facts)
-    kinds = {(run.entities.get("atlas"), run.entities.get("space")) for run in complete} | {(None, None)}
-    return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
-
-
 def _list_features(label: str, encoders: Sequence[RunEncoder]) -> str:
     """List the tables of features of all readouts."""
     readouts = [one for encoder in encoders for one in encoder.readouts]
@@ -226,7 +211,13 @@ def _write_tables(
         return ""
     for one in encoders:
         _write_features(config, one, label, complete)
-    return _report_runs(config, encoders[0].loaded.name, complete, left_out)
+    used = [run.paths.stem for run in complete]
+    write_group_status(config.out_dir, used=used, left_out=left_out)
+    roots, model = find_roots(config.bids_dir), encoders[0].loaded.name
+    rows = report_cohort(config.out_dir, CallFacts(model=model, roots=roots, used=used, left_out=left_out))
+    # Of the atlas and space of the call alone, and of runs without signals.
+    kinds = {(run.entities.get("atlas"), run.entities.get("space")) for run in complete} | {(None, None)}
+    return describe_rows([row for row in rows if len(kinds) == 1 or (row.get("atlas"), row.get("space")) in kinds])
 
 
 def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete: Sequence[StoredRun]) -> None:
@@ -247,8 +238,8 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
             rows=average_runs(used, means, min_kept=config.min_kept, by_session=how == "each"),
             as_array=one.is_array,
         )
-        n_participants = len({run.entities["sub"] for run in used})
-        LOGGER.info("Wrote the features of %d participants (%d runs) to %s", n_participants, len(used), path)
+        people = name_count(len({run.entities["sub"] for run in used}), "participant")
+        LOGGER.info("Wrote the features of %s (%s) to %s", people, name_count(len(used), "run"), path)
         if not one.is_array:
             rows = average_runs(runs, means, min_kept=config.min_kept, by_session=True)
             write_session_features(config.out_dir, atlas=label, model=name, description=description, rows=rows)

@@ -9,10 +9,10 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from bids_semantoks.disk import is_full
-from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, SemantoksError, name_count
 from bids_semantoks.files import read_object, write_json
 from bids_semantoks.outputs.store import OutputPaths, find_statuses, read_former_status
 from bids_semantoks.runtime.logs import FIRST_ESTIMATE, describe_seconds
@@ -23,27 +23,23 @@ LOGGER = logging.getLogger("bids_semantoks")
 _RESOURCE_REASONS = ("out_of_memory", "disk_full")
 
 
-class Job(Protocol):
-    """The part of a job that a batch needs."""
+class _Job(Protocol):
+    """The part of a job that a batch needs; the hashes are of its settings, and of all that determines its outcome."""
 
     @property
-    def paths(self) -> OutputPaths:
-        """Output paths of the run."""
+    def paths(self) -> OutputPaths: ...
 
     @property
-    def settings_hash(self) -> str:
-        """Hash of the settings that determine the result."""
+    def settings_hash(self) -> str: ...
 
     @property
-    def attempt_hash(self) -> str:
-        """Hash of everything that determines the outcome, including inputs and limits; empty if unknown."""
+    def attempt_hash(self) -> str: ...  # empty if unknown
 
 
-JobT = TypeVar("JobT", bound=Job)
+JobT = TypeVar("JobT", bound=_Job)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Outcome of one run."""
 
     status: str  # ok, skipped or failed
@@ -87,10 +83,8 @@ class Tally:
 
     def exit_code(self, *, ignore_failed: bool) -> int:
         """Return the exit code: 0, 5 if runs failed only for lack of resources or a full disk stopped the call, else 7,
-        also for a phenotype refused.
-
-        With `ignore_failed`, failed runs are accepted as long as one run is complete and all were tried.
-        """
+        also for a phenotype refused. With `ignore_failed`, failed runs are accepted as long as one run is complete and
+        all were tried."""
         if self.is_disk_full:
             return 5
         if not self.n_failed or (ignore_failed and self.n_ok):
@@ -99,33 +93,31 @@ class Tally:
 
 
 def isolate(
-    work: Callable[[], tuple[str, ...]], job: Job, *, device: str, note: str = "", action: str = "made"
+    work: Callable[[], tuple[str, ...]], job: _Job, *, device: str, note: str = "", action: str = "made"
 ) -> Outcome:
-    """Run one job, convert any error to an outcome, and write its status, with `note` and `action` on
-    success; `work` returns warnings.
-
-    Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and AtlasError) are raised.
-    """
+    """Run one job, convert any error to an outcome, and write its status, with `note` and `action` on success; `work`
+    returns warnings. Only errors that concern the whole call (SemantoksError other than RunSkipped, RunFailed and
+    AtlasError) are raised."""
     started = time.monotonic()
     try:
-        outcome = Outcome(status="ok", message=note, action=action, warnings=work())
+        outcome = Outcome("ok", message=note, action=action, warnings=work())
     except RunSkipped as error:
-        outcome = Outcome(status="skipped", reason=error.reason, message=str(error))
+        outcome = Outcome("skipped", error.reason, str(error))
     except RunFailed as error:
-        outcome = Outcome(status="failed", reason=error.reason, message=str(error))
+        outcome = Outcome("failed", error.reason, str(error))
     except MemoryError:
-        outcome = Outcome(status="failed", reason="out_of_memory", message="Out of memory. Use fewer processes.")
+        outcome = Outcome("failed", "out_of_memory", "Out of memory. Use fewer processes.")
     except Exception as error:  # the one place that isolates a run
         if isinstance(error, SemantoksError) and not (isinstance(error, AtlasError) or is_full(error)):
             # Concerns the whole call, not this run.
             raise
         outcome = _describe_failure(error, job)
-    outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started)
+    outcome = outcome._replace(seconds=time.monotonic() - started)
     record_status(job, outcome, device=device)
     return outcome
 
 
-def _describe_failure(error: Exception, job: Job) -> Outcome:
+def _describe_failure(error: Exception, job: _Job) -> Outcome:
     """Describe an unexpected error of a run."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, SemantoksError):
@@ -133,14 +125,14 @@ def _describe_failure(error: Exception, job: Job) -> Outcome:
     elif isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or job.paths.directory}"
     if is_full(error):
-        return Outcome(status="failed", reason="disk_full", message=message)
+        return Outcome("failed", "disk_full", message)
     if isinstance(error, AtlasError):
         # One image far from its template must not stop the others.
-        return Outcome(status="failed", reason="space_mismatch", message=message)
-    return Outcome(status="failed", reason="internal", message=message, details=traceback.format_exc())
+        return Outcome("failed", "space_mismatch", message)
+    return Outcome("failed", "internal", message, details=traceback.format_exc())
 
 
-def record_status(job: Job, outcome: Outcome, *, device: str) -> None:
+def record_status(job: _Job, outcome: Outcome, *, device: str) -> None:
     """Write the status of a run and the action of this call. A failure to write is only logged, since it must not hide
     the outcome, and an earlier status, now outdated, is removed. A run that was kept also keeps its recorded time
     and memory, None if unknown."""
@@ -176,7 +168,7 @@ def record_redrawn(out_dir: Path, participant: str) -> None:
             write_json(path, {**found, "action": "redrawn"}, only_if_changed=True)
 
 
-def report_outcome(job: Job, outcome: Outcome, *, progress: str, left: float = 0.0) -> None:
+def report_outcome(job: _Job, outcome: Outcome, *, progress: str, left: float = 0.0) -> None:
     """Log the outcome of a run, with its `progress` (which of how many) and the estimated seconds `left`."""
     rest = f", about {describe_seconds(left)} left" if left >= 1 else ""
     line = f"{progress} {job.paths.stem}: {outcome.status}"
@@ -203,14 +195,15 @@ def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally
             report_outcome(job, outcome, progress="[done]")
             lost.append(job)
     if tally.n_kept:
-        LOGGER.info("Keeping %d runs that are complete from an earlier call with the same settings", tally.n_kept)
+        kept = name_count(tally.n_kept, "run that is", "runs that are")
+        LOGGER.info("Keeping %s complete from an earlier call with the same settings", kept)
     return lost
 
 
 def run_batch(
     build_worker: Callable[..., Callable[[Any], Outcome]],
     arguments: tuple[Any, ...],
-    jobs: Sequence[Job],
+    jobs: Sequence[_Job],
     *,
     n_procs: int,
     stop_on_failure: bool,
@@ -245,12 +238,12 @@ def run_batch(
         _leave_out(waiting.values(), reason, cause, tally)
 
 
-def _leave_out(jobs: Collection[Job], reason: str, cause: str, tally: Tally) -> None:
+def _leave_out(jobs: Collection[_Job], reason: str, cause: str, tally: Tally) -> None:
     """Record runs that were not attempted as failed; their reason is not
     tallied, since it must not determine the exit code."""
-    LOGGER.warning("%d runs were not attempted: %s.", len(jobs), cause)
+    LOGGER.warning("%s not attempted: %s.", name_count(len(jobs), "run was", "runs were"), cause)
     for job in jobs:
-        record_status(job, Outcome(status="failed", reason=reason, message=f"Not attempted: {cause}."), device="")
+        record_status(job, Outcome("failed", reason, f"Not attempted: {cause}."), device="")
     tally.n_failed += len(jobs)
 
 
@@ -259,5 +252,5 @@ def _describe_death(death: WorkerDied) -> Outcome:
         message = (
             "The process was killed, most likely because it ran out of memory. Use fewer processes or more memory."
         )
-        return Outcome(status="failed", reason="out_of_memory", message=message)
-    return Outcome(status="failed", reason="internal", message=f"{death}.")
+        return Outcome("failed", "out_of_memory", message)
+    return Outcome("failed", "internal", f"{death}.")

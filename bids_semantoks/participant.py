@@ -10,19 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bids_semantoks.atlases.load import check_is_volumetric, find_all_spaces, load_atlas, load_surface_atlas
+from bids_semantoks.atlases.load import find_all_spaces, load_atlas, load_surface_atlas
 from bids_semantoks.atlases.series_atlas import load_series_atlas, name_series_atlas
 from bids_semantoks.config import AppConfig, SignalsConfig, to_json
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_run
-from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
+from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped, name_count
 from bids_semantoks.files import read_object, write_json
-from bids_semantoks.images.volumes import is_surface
 from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.opening import Inputs, open_inputs
-from bids_semantoks.inputs.pipelines import Derivative
-from bids_semantoks.inputs.runs import find_runs
+from bids_semantoks.inputs.names import Derivative, is_surface_file
+from bids_semantoks.inputs.runs import find_runs, open_inputs
 from bids_semantoks.inputs.series_runs import find_atlas_tables, find_series
 from bids_semantoks.outcomes import Outcome, Tally, isolate, review, run_batch
 from bids_semantoks.outputs.dataset import (
@@ -49,7 +47,7 @@ from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.figures_run import draw_figures
-from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid, describe_signals
+from bids_semantoks.reports.reporting import ReportQueue, build_facts, build_picture_grid
 from bids_semantoks.reports.run_data import write_run_data
 from bids_semantoks.run_plan import (
     Plan,
@@ -64,12 +62,12 @@ from bids_semantoks.run_plan import (
 from bids_semantoks.runtime.logs import open_log
 from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
 from bids_semantoks.signals.denoising import load_denoising
-from bids_semantoks.signals.series_tables import read_first_header
+from bids_semantoks.signals.read_series import read_first_header
 
 LOGGER = logging.getLogger("bids_semantoks")
 
 
-def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
+def run_participants(config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] | None = None) -> Tally:
     """Run the participant level (on `inputs` opened before) and count the outcomes of its runs. Raises SemantoksError,
     before anything is written, if the call as a whole cannot work."""
     if config.pretraining.pretrain:
@@ -96,7 +94,7 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
         limit_threads(choose_n_threads(config.running, n_procs=n_procs))
-        LOGGER.info("Processing %d runs with %d processes.", n_procs, len(todo))
+        LOGGER.info("Processing %d runs with %d processes.", len(todo), n_procs)
     run_batch(
         RunWorker if n_procs > 1 else lambda: in_this_process,
         (plan,) if n_procs > 1 else (),
@@ -109,17 +107,13 @@ def run_participants(config: AppConfig, inputs: Inputs | None = None) -> Tally:
     if tally.n_failed:
         _clear_failed(plan, encoder, todo)
     _remove_features(plan, former)
-    _warn_of_absent(tally)
+    if tally.absent:
+        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
     reports.write_rest()
     write_methods(plan, encoder, jobs)
     reports.update_methods(job.participant for job in jobs)
     report_all(config, plan.dataset, encoder.loaded.name if encoder else None, [job.version for job in done])
     return tally
-
-
-def _warn_of_absent(tally: Tally) -> None:
-    if tally.absent:
-        LOGGER.warning("%s", describe_absent_content([job.run for job in tally.absent]))
 
 
 def _clear_failed(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]) -> None:
@@ -160,12 +154,11 @@ def _remove_features(plan: Plan, former: Sequence[tuple[RunJob, set[str]]]) -> N
         remove_features(plan.config.out_dir, atlas=plan.atlas.name, model=model, participants=participants)
 
 
-def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
-    """Find the runs, resolve atlas and encoder (None for signals only) and
-    determine what is left to do. Writes nothing.
-
-    Raises SemantoksError if anything requested is missing or incompatible.
-    """
+def build_plan(
+    config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] | None = None
+) -> tuple[Plan, RunEncoder | None, list[RunJob]]:
+    """Find the runs, resolve atlas and encoder (None for signals only) and determine what is left to do. Writes
+    nothing. Raises SemantoksError if anything requested is missing or incompatible."""
     dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
     config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
@@ -193,9 +186,9 @@ def build_plan(config: AppConfig, inputs: Inputs | None = None) -> tuple[Plan, R
         averaged_over=next((run for run in runs if run.warp), runs[0]).averaged_over,
     )
     LOGGER.info(
-        "Found %d runs of %d participants in %s; atlas %s (%d parcels); %s.",
-        len(runs),
-        len({run.entity("sub") for run in runs}),
+        "Found %s of %s in %s; atlas %s (%d parcels); %s.",
+        name_count(len(runs), "run"),
+        name_count(len({run.entity("sub") for run in runs}), "participant"),
         atlas.space or "an unknown space",
         atlas.name,
         len(atlas.parcels),
@@ -215,9 +208,8 @@ def _build_encoder(config: AppConfig, atlas: Atlas) -> RunEncoder | None:
 def load_run_atlas(config: AppConfig, run: Run) -> Atlas:
     """Load the atlas of a call in the space of a run, on surfaces where its data are."""
     signals, work_dir, space = config.signals, config.running.work_dir, run.space
-    if is_surface(run.bold) and not run.problem:
+    if is_surface_file(run.bold.name) and not run.problem:
         return load_surface_atlas(signals.atlas, space=space, directory=signals.atlas_dir)
-    check_is_volumetric(signals.atlas, space)
     cohort = run.entity("cohort") or ""
     return load_atlas(signals.atlas, space=space, cohort=cohort, directory=signals.atlas_dir, work_dir=work_dir)
 
@@ -373,16 +365,14 @@ def write_methods(plan: Plan, encoder: RunEncoder | None, jobs: Sequence[RunJob]
     # For a part of the study, such as a job for one participant, counts would be meaningless.
     is_part = bool(chosen.participant_label or chosen.exclude_participant_label)
     cohort = None if is_part else count_planned([job.paths for job in jobs])
-    signals = describe_signals(
-        {
-            **plan.settings,
-            **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
-            "uses_pybids": chosen.bids_database_dir is not None,
-        },
-        pipelines=[one.pipeline for one in plan.dataset.derivatives],
-        n_parcels=len(plan.atlas.parcels),
-        min_time=plan.config.signals.min_time,
-    )
+    signals = {
+        **plan.settings,
+        **{"averaged_over": plan.averaged_over, "denoised_by": plan.denoised_by},
+        "uses_pybids": chosen.bids_database_dir is not None,
+        "pipelines": list(dict.fromkeys(one.pipeline for one in plan.dataset.derivatives)),
+        "n_parcels": len(plan.atlas.parcels),
+        "min_time": plan.config.signals.min_time,
+    }
     write_citation(plan.config.out_dir, build_facts(signals, encoder, cohort=cohort))
 
 

@@ -1,13 +1,13 @@
-"""Plain records passed between packages.
-
-Shapes: B windows, P parcels, N networks, K patches and W volumes per window, D width, T volumes per run, C confounds.
-"""
+"""Plain records passed between packages. Shapes: B windows, P parcels, N networks, K patches and W volumes per window,
+D width, T volumes per run, C confounds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bids_semantoks.errors import list_twice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,33 +16,24 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Indices = NDArray[np.int64]
     Bools = NDArray[np.bool_]
+    Reals = NDArray[np.floating[Any]]  # of any precision
+    Labels = NDArray[Any]  # of groups, participants or sites
 else:
     # Runs are searched and wrong folders refused before NumPy is imported.
-    Floats = Indices = Bools = Any
+    Floats = Indices = Bools = Reals = Labels = Any
 
 #: Endings of the files of series that came parcellated.
 SERIES_ENDS = (".ptseries.nii", ".tsv", ".csv", ".txt", ".1D", ".npy")
-
 CANONICAL_NETWORKS = (
-    "Vis",
-    "SomMot",
-    "DorsAttn",
-    "SalVentAttn",
-    "Limbic",
-    "Cont",
-    "Default",
-    "Subcortex",
-    "Cerebellum",
+    *("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"),
+    *("Subcortex", "Cerebellum"),
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One BOLD acquisition in one space, with its files.
-
-    For a run parcellated by another pipeline, `bold` is the table of its series, `mask` the coverage of its
-    parcels and `confounds` the censored volumes.
-    """
+    """One BOLD acquisition in one space, with its files. For a run parcellated by another pipeline, `bold` is the table
+    of its series, `mask` the coverage of its parcels and `confounds` the censored volumes."""
 
     entities: tuple[tuple[str, str], ...]  # all of the BOLD file in BIDS order, short keys (sub, ses, task ...)
     bold: Path
@@ -115,12 +106,6 @@ class AtlasVolume:
     # other files of the same labels, in outputs that identify an atlas by its files
     other_sha256: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.values.shape != self.parcels.shape or self.values.ndim != 1:
-            raise ValueError(
-                f"values {self.values.shape} and parcels {self.parcels.shape} must be one axis of equal length"
-            )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Atlas:
@@ -137,8 +122,7 @@ class Atlas:
     def __post_init__(self) -> None:
         if len(self.parcels) != len(self.networks):
             raise ValueError(f"{len(self.parcels)} parcels but {len(self.networks)} network labels")
-        if len(set(self.parcels)) != len(self.parcels):
-            twice = sorted({p for p in self.parcels if self.parcels.count(p) > 1})
+        if twice := list_twice(self.parcels):
             raise ValueError(f"parcel names must be unique, found twice: {', '.join(twice[:5])}")
 
 
@@ -200,14 +184,6 @@ class Windows:
     duration: float  # seconds
     kept: NDArray[np.float64]  # (B,) share of the window's time that is real and not scrubbed
 
-    def __post_init__(self) -> None:
-        n_windows, _, n_parcels = self.values.shape
-        if self.present.shape != (n_parcels,):
-            raise ValueError(f"present {self.present.shape} does not fit values {self.values.shape}")
-        for name, array in (("n_real", self.n_real), ("onset", self.onset), ("kept", self.kept)):
-            if array.shape != (n_windows,):
-                raise ValueError(f"{name} {array.shape} does not fit values {self.values.shape}")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Embedding:
@@ -217,12 +193,6 @@ class Embedding:
     tokens: NDArray[np.float32] | None  # (B, 1 + N*K, D) all output tokens, if requested
     masked_networks: tuple[str, ...]  # replaced by the mask token because the run lacks them
     n_masked_patches: NDArray[np.int64]  # (B,) empty patches replaced by the mask token
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or self.n_masked_patches.shape != self.vectors.shape[:1]:
-            raise ValueError(
-                f"vectors {self.vectors.shape} and n_masked_patches {self.n_masked_patches.shape} do not fit"
-            )
 
     @property
     def warnings(self) -> tuple[str, ...]:

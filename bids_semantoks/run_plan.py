@@ -34,7 +34,6 @@ from bids_semantoks.signals.extract import check_names, check_run, extract_signa
 from bids_semantoks.signals.read_series import read_series
 
 _ACTIONS: Final = ("make", "keep", "skip", "fail", "refuse")
-
 LOGGER = logging.getLogger("bids_semantoks")
 
 
@@ -85,10 +84,10 @@ class RunJob:
     inputs: dict[str, Any]  # from `describe_inputs`
     settings_hash: str  # over the settings of signals and embedding
     attempt_hash: str  # over everything that determines the outcome: settings, inputs and limits
-    needs_signals: bool
-    needs_embedding: bool
-    differences: tuple[str, ...]  # settings in which the outputs on disk differ from this call
+    needs_signals: bool = True
+    needs_embedding: bool = True
     needs_connectivity: bool = False  # of signals that are there
+    differences: tuple[str, ...] = ()  # settings in which the outputs on disk differ from this call
     version: str = ""  # of the program that made the signals on disk; empty if there are none
 
     @property
@@ -99,55 +98,51 @@ class RunJob:
 
 def build_job(plan: Plan, encoder: RunEncoder | None, run: Run) -> RunJob:
     """Determine which outputs of a run are missing or out of date; without an encoder, only signals count."""
-    config, settings = plan.config, _merge_settings(plan, encoder)
-    paths = build_paths(config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else "")
-    inputs = describe_inputs(run, with_metadata="compcor" in plan.denoising.strategy)
-    sidecar = read_sidecar(paths.signals_sidecar)
+    config, form = plan.config, plan.config.signals.connectivity
+    job = _start_job(plan, encoder, run, describe_inputs(run, with_metadata="compcor" in plan.denoising.strategy))
+    paths, sidecar = job.paths, read_sidecar(job.paths.signals_sidecar)
     differences = describe_differences(sidecar["Settings"], plan.settings) if sidecar else []
     has_signals = (
         sidecar is not None
-        and is_made_alike(sidecar, plan.settings, inputs)
+        and is_made_alike(sidecar, plan.settings, job.inputs)
         and has_files(paths.directory, sidecar, out_dir=config.out_dir)
         and (paths.raw.is_file() or not config.signals.save_raw_signals)
         and not is_older(sidecar, config.running.redo_older_than)
     )
-    form, has_embedding = config.signals.connectivity, True
+    has_embedding, has_matrix = True, form == "none"
     if encoder:
         sha256 = sidecar["TableSHA256"] if sidecar and has_signals else ""
         older = config.running.redo_older_than
         has_embedding, others = find_embedding_state(paths, encoder, sha256, redo_older_than=older)
         differences += others
-    return RunJob(
-        run=run,
-        participant=run.entities[0][1],
-        paths=paths,
-        inputs=inputs,
-        settings_hash=hash_values(settings),
-        attempt_hash=_hash_attempt(plan, settings, inputs),
+    if sidecar and has_signals and not has_matrix:
+        has_matrix = has_connectivity(paths.connectivity(form), sidecar)
+    return dataclasses.replace(
+        job,
         needs_signals=not has_signals,
         needs_embedding=not has_embedding,
-        needs_connectivity=has_signals
-        and sidecar is not None
-        and form != "none"
-        and not has_connectivity(paths.connectivity(form), sidecar),
+        needs_connectivity=has_signals and not has_matrix,
         differences=tuple(differences),
         version=find_maker(sidecar) if sidecar else "",
     )
 
 
-def _merge_settings(plan: Plan, encoder: RunEncoder | None) -> dict[str, Any]:
-    """Join the settings of signals and embedding."""
-    return {**plan.settings, **(encoder.settings if encoder else {})}
-
-
-def _hash_attempt(plan: Plan, settings: dict[str, Any], inputs: dict[str, Any]) -> str:
-    """Hash everything that determines the outcome of a run."""
-    return hash_values({"settings": settings, "inputs": inputs, "min_time": plan.config.signals.min_time})
+def _start_job(plan: Plan, encoder: RunEncoder | None, run: Run, inputs: dict[str, Any]) -> RunJob:
+    """Build the job of a run of which nothing is known to be on disk."""
+    settings = {**plan.settings, **(encoder.settings if encoder else {})}
+    return RunJob(
+        run=run,
+        participant=run.entities[0][1],
+        paths=build_paths(plan.config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else ""),
+        inputs=inputs,
+        settings_hash=hash_values(settings),
+        attempt_hash=hash_values({"settings": settings, "inputs": inputs, "min_time": plan.config.signals.min_time}),
+    )
 
 
 def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> list[RunJob]:
     """Build the job of each run; a run whose files or former outputs cannot be looked at fails alone."""
-    jobs, settings = [], _merge_settings(plan, encoder)
+    jobs = []
     for run in runs:
         try:
             jobs.append(build_job(plan, encoder, run))
@@ -157,19 +152,7 @@ def build_jobs(plan: Plan, encoder: RunEncoder | None, runs: Sequence[Run]) -> l
         except Exception as error:
             LOGGER.debug("Planning %s", run.bold, exc_info=True)
             problem = f"Unexpected error when checking {run.bold}: {type(error).__name__}: {error!s:.200}."
-            lost = dataclasses.replace(run, reason="internal", problem=problem)
-            job = RunJob(
-                run=lost,
-                participant=run.entities[0][1],
-                paths=build_paths(plan.config.out_dir, run, plan.atlas.name, encoder.loaded.name if encoder else ""),
-                inputs={},
-                settings_hash=hash_values(settings),
-                attempt_hash=_hash_attempt(plan, settings, {}),
-                needs_signals=True,
-                needs_embedding=True,
-                differences=(),
-            )
-            jobs.append(job)
+            jobs.append(_start_job(plan, encoder, dataclasses.replace(run, reason="internal", problem=problem), {}))
     return jobs
 
 
@@ -227,8 +210,7 @@ def describe_jobs(plan: Plan, jobs: list[RunJob]) -> tuple[list[str], str]:
         return [
             f"{job.paths.stem}: {_say_action(action, reason, words)}" for job, action, reason, words in found
         ], total
-    columns = ("run", "participant_id", "action", "reason", "recorded", "message", "is_current")
-    rows: list[tuple[str, ...]] = [columns]
+    rows = [("run", "participant_id", "action", "reason", "recorded", "message", "is_current")]
     for job, action, reason, words in found:
         former = read_former_status(job.paths)
         recorded, is_current = str(former.get("status", "")), str(_is_current(job, former)).lower() if former else ""

@@ -255,7 +255,7 @@ def test_stop_on_first_crash_and_ignore_failed_runs(two_runs, tmp_path, app):
     find_file(two_runs, "brain_mask.nii.gz").unlink()
     code, text = app(two_runs, tmp_path / "a", *SELECT, "--stop-on-first-crash")
     assert code == 7
-    assert "1 runs were not attempted" in text
+    assert "1 run was not attempted" in text
     (left_out,) = [record for stem, record in read_statuses(tmp_path / "a") if stem[4:7] == GOOD]
     assert (left_out["status"], left_out["reason"]) == ("failed", "internal")
     assert "Not attempted" in left_out["message"]

@@ -20,7 +20,7 @@ from bids_semantoks.disk import check_size, read_array
 from bids_semantoks.errors import AtlasError, ConfigurationError, ResourceError, RunFailed
 from bids_semantoks.images.fsl_warps import load_fsl_warp
 from bids_semantoks.images.volumes import load_mask, load_volumes, read_blocks
-from bids_semantoks.signals.series_tables import read_columns
+from bids_semantoks.signals.read_series import read_columns
 
 
 def wrap(error, kind=RuntimeError, *, is_linked=True):

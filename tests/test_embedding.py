@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from bids_semantoks.analyses import encoders
-from bids_semantoks.analyses.encoders import build_twin, embed_stored
+from bids_semantoks.analyses import choose
+from bids_semantoks.analyses.choose import build_twin, embed_stored
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
 from bids_semantoks.embedding import build_run_encoder, embed_missing, find_missing
 from bids_semantoks.errors import ConfigurationError
@@ -101,13 +101,13 @@ def test_an_encoder_to_compare_with_leaves_no_status_and_is_described(config, ca
 def test_an_encoder_to_compare_with_embeds_in_several_processes_to_the_same_bytes(config, monkeypatch):
     _, encoder, stored, _ = find(config)
     asked = []
-    run_jobs = encoders.run_jobs
+    run_jobs = choose.run_jobs
 
     def remember(build, arguments, jobs, *, n_procs):
         asked.append(n_procs)
         return run_jobs(build, arguments, jobs, n_procs=n_procs)
 
-    monkeypatch.setattr(encoders, "run_jobs", remember)
+    monkeypatch.setattr(choose, "run_jobs", remember)
     made = []
     for n_procs in (1, 2):
         twin = build_twin(encoder, 1)

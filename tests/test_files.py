@@ -231,14 +231,6 @@ def test_json_in_another_encoding_is_said_to_be(tmp_path, encoding):
         files.read_json(path)
 
 
-@pytest.mark.parametrize("kind", [str, str.encode])
-def test_strict_readers_see_every_line_as_it_is(kind):
-    cells = [["a", "b"], ["1"], [""], ["2", '"', "3"]]
-    assert files.split_rows(kind('a\tb\r\n1\n\n2\t"\t3\n')) == [[kind(cell) for cell in row] for row in cells]
-    assert files.split_rows(kind("")) == []
-    assert len(files.split_rows(kind("one\u2028line\x0b"))) == 1 or kind is not str
-
-
 @pytest.mark.parametrize("text", ["[" * 200_000, "[" * 500 + "]" * 500, '{"a":' * 500 + "1" + "}" * 500, "[1,", "\x00"])
 def test_json_that_cannot_be_used_is_a_value_error(tmp_path, text):
     (tmp_path / "x.json").write_text(text)

@@ -21,7 +21,7 @@ import pytest
 from helpers import surface_files as made
 from helpers.trees import C2009, runs_of, write_fmriprep, write_run
 
-from bids_semantoks.atlases.surface_labels import load_surface_labels
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.cli import call
 from bids_semantoks.files import read_json, write_json, write_text
 from bids_semantoks.images.fsl_warps import describe_applywarp
@@ -29,7 +29,7 @@ from bids_semantoks.inputs.accounting import describe_absent_content
 from bids_semantoks.outputs.methods import read_bibliography, read_methods, write_citation
 from bids_semantoks.pretraining.card import write_model_card
 from bids_semantoks.reports.figures import write_figures
-from bids_semantoks.signals.series_tables import load_parcel_series
+from bids_semantoks.signals.read_series import load_parcel_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
 

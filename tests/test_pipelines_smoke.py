@@ -79,7 +79,7 @@ def test_denoised_images_are_only_averaged(xcpd: Path, tmp_path: Path, app: App)
     assert "Volumes censored by xcp_d 0.10.6 were dropped." in text
     assert "No volumes were scrubbed" not in text
     code, text = app(xcpd, out)
-    assert (code, "Keeping 1 runs " in text) == (0, True)
+    assert (code, "Keeping 1 run " in text) == (0, True)
 
 
 @pytest.mark.parametrize(

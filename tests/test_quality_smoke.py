@@ -142,7 +142,7 @@ def test_outputs_of_older_versions_can_be_made_again(study, out, app, monkeypatc
     path.write_text(json.dumps(sidecar))
     select = ("--participant-label", "001", "002")
     code, text = app(study, out, *select)
-    assert (code, "1 runs were processed by other versions of bids_semantoks (1 by 0.0.9" in text) == (0, True)
+    assert (code, "1 run was processed by other versions of bids_semantoks (1 by 0.0.9" in text) == (0, True)
     assert json.loads(path.read_text())["SoftwareVersions"]["bids_semantoks"] == "0.0.9"
     older = ("--redo-older-than", "0.0.9")
     assert "Keeping 3 runs " in app(study, out, *select, *older)[1]

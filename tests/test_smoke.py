@@ -319,7 +319,7 @@ def test_changed_metadata_are_computed_again_where_they_choose_components(own_st
     path.write_text(json.dumps({**json.loads(path.read_text()), "dvars": {"Units": "percent"}}))
     code, text = app(own_study, tmp_path / "out", *select)
     assert code == 0
-    assert ("Keeping 1 runs " in text) == is_kept
+    assert ("Keeping 1 run " in text) == is_kept
 
 
 @pytest.mark.parametrize("kind", ["link", "pointer"])
@@ -338,7 +338,7 @@ def test_what_was_done_stays_when_datalad_drops_the_inputs(own_study, tmp_path, 
         # Sidecars are kept in git itself.
         find_one(func, "preproc_bold.json").write_text('{"RepetitionTime": 2.0}')
     code, text = app(own_study, out, *SELECT)
-    assert (code, "Keeping 1 runs" in text) == (0, True)
+    assert (code, "Keeping 1 run" in text) == (0, True)
     # What cannot be made otherwise now is not thrown away for that, either.
     code, text = app(own_study, out, *SELECT, "--no-band-pass", "--overwrite")
     assert (code, "1 run skipped (no_content)" in text) == (0, True)

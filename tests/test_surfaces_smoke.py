@@ -83,7 +83,7 @@ def test_surfaces_are_embedded_and_not_twice(study, tmp_path, space, atlas, stem
     assert find_undocumented(out) == set()
     capsys.readouterr()
     assert run(study, out, *arguments) == 0
-    assert "Keeping 1 runs " in capsys.readouterr().err
+    assert "Keeping 1 run " in capsys.readouterr().err
     if space == "fsaverage5":
         # A change of the other hemisphere counts too.
         right = study / "sub-01" / "func" / f"{STEM}_hemi-R_space-fsaverage5_bold.func.gii"

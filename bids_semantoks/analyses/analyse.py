@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bids_semantoks.analyses.audit import audit, plan_audit
+from bids_semantoks.analyses.choose import build_twin, embed_others, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.design import ProbePlan, plan_probes, revise_plan
-from bids_semantoks.analyses.encoders import build_twin, embed_stored, load_replicates, name_twin
 from bids_semantoks.analyses.estimate import check_resources, choose_fold_threads, list_widths
 from bids_semantoks.analyses.frames import describe_results, write_results
 from bids_semantoks.analyses.harmonising import measure_confounders
@@ -23,25 +23,21 @@ from bids_semantoks.analyses.preparations import (
     open_preparations,
 )
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.results import People, PhenotypeResult, ProbeResults, find_lost
+from bids_semantoks.analyses.results import People, PhenotypeResult, ProbeResults, adjust_comparisons, find_lost
 from bids_semantoks.analyses.rows import build_rows, count_pretrained, describe_pretraining
 from bids_semantoks.analyses.saving import save_predictors
 from bids_semantoks.analyses.scaling import ScalingPlan, measure_scaling, plan_scaling
 from bids_semantoks.analyses.task_blocks import BlockPlan, plan_blocks, probe_blocks
 from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.embedding import AtlasNames, RunEncoder
 from bids_semantoks.outputs.group_tables import ProbeTables
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.pretraining.plan import AtlasLabels
-from bids_semantoks.reports.group_page import draw_group_page, draw_stored_page
+from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.reporting import write_stored_methods
-from bids_semantoks.statistics.folds import use_threads
-from bids_semantoks.statistics.significance import adjust_holm
+from bids_semantoks.statistics.spans import use_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Below this number of participants the page warns of wide intervals.
-_FEW: Final = 50
+_FEW: Final = 50  # below this number of participants the page warns of wide intervals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,9 +54,7 @@ class CallPlan:
         """Phenotypes that cannot be probed."""
         return len(self.probes.refused) if self.probes is not None else 0
 
-    def check_resources(
-        self, atlas: AtlasLabels, encoder: RunEncoder | None, others: Sequence[RunEncoder] = ()
-    ) -> None:
+    def check_resources(self, atlas: AtlasNames, encoder: RunEncoder | None, others: Sequence[RunEncoder] = ()) -> None:
         """Log what the probes take, before hours of embedding or training: ResourceError for what cannot fit. An
         encoder that is still to be trained (None) is taken to be as wide as the published one."""
         if self.probes is not None:
@@ -68,7 +62,7 @@ class CallPlan:
 
 
 def plan_call(
-    config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasLabels
+    config: AppConfig, chosen: Sequence[StoredRun], task_runs: Sequence[StoredRun], atlas: AtlasNames
 ) -> CallPlan:
     """Check everything in advance; features come from `chosen`, events from `task_runs`. Raises SemantoksError."""
     asked = config.probing
@@ -93,7 +87,7 @@ def run_call(
     config: AppConfig,
     encoder: RunEncoder,
     stored: Sequence[StoredRun],
-    atlas: AtlasLabels,
+    atlas: AtlasNames,
     *,
     left_out: Mapping[str, tuple[str, str]],
     others: Sequence[RunEncoder] = (),
@@ -128,9 +122,7 @@ def run_call(
         LOGGER.info("Blocks: %s", probe_blocks(config, plan.blocks, encoder))
     if plan.scaling is not None and probes is not None:
         LOGGER.info("Scaling: %s", measure_scaling(probes, plan.scaling, atlas))
-    if tables is None:
-        draw_stored_page(config)
-    elif (plan.audit, plan.blocks, plan.scaling) != (None, None, None):
+    if tables is None or (plan.audit, plan.blocks, plan.scaling) != (None, None, None):
         draw_group_page(config, tables)
     return len(probes.refused) if probes is not None else 0
 
@@ -139,7 +131,7 @@ def prepare_probes(
     plan: ProbePlan,
     encoder: RunEncoder,
     stored: Sequence[StoredRun],
-    atlas: AtlasLabels,
+    atlas: AtlasNames,
     *,
     others: Sequence[RunEncoder] = (),
 ) -> Prober:
@@ -147,16 +139,12 @@ def prepare_probes(
     and by the `others` that are compared with it. With --probe-part, only one phenotype is left to probe."""
     config, plan = plan.config, plan.choose_part()
     replicates = load_replicates(config, encoder, atlas)
-    for one in replicates:
-        embed_stored(
-            stored, one, why=f"by {one.loaded.name}", overwrite=config.running.overwrite, running=config.running
-        )
-    prober = Prober(plan, encoder, replicates=replicates, others=others)
+    embed_others(stored, replicates, config.running)
+    prober = Prober(plan, encoder.loaded.name, (encoder, *replicates), others)
     if "random" in prober.baselines:
         for number in range(len(prober.encoders)):
-            embed_stored(
-                stored, build_twin(encoder, number), why="with random weights for comparison", running=config.running
-            )
+            twin = build_twin(encoder, number)
+            embed_stored(stored, twin, why="with random weights for comparison", running=config.running)
     return prober
 
 
@@ -192,6 +180,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         ),
         retest=tuple(measure_retest(stored, {prober.model: prober.model, **compared}, config, prober.baselines)),
         networks=prober.masker.networks if config.probing.network_importance else (),
+        n_pretrained=known,
         pretraining=describe_pretraining(encoder, known, n_people),
         warnings=(
             *_list_warnings(phenotypes, n_people),
@@ -199,7 +188,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
             *plan.warnings,
         ),
     )
-    tables = write_results(found, stored, encoder, [*prober.encoders[1:], *prober.others])
+    tables = write_results(found, stored, encoder)
     if config.probing.save_predictor is not None:
         save_predictors(prober, (encoder, *prober.others), phenotypes)
     remove_parts(prober, phenotypes)
@@ -209,23 +198,5 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
 def _list_warnings(phenotypes: Sequence[PhenotypeResult], n_people: int) -> tuple[str, ...]:
     results = [result for one in phenotypes for result in one.models.values() if result.role != "importance"]
     warnings = [warning for result in results for warning in result.predictions.warnings]
-    if n_people < _FEW:
-        warnings.insert(
-            0, f"{n_people} participants are few: intervals are wide, and single participants can affect scores."
-        )
-    return tuple(warnings)
-
-
-def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
-    """Adjust the p values of all comparisons of a call (Holm): phenotypes, baselines and masks."""
-    adjusted = [dict(one.models) for one in results]
-    compared = [
-        (models, name, result.comparison.p_value)
-        for models in adjusted
-        for name, result in models.items()
-        if result.comparison is not None
-    ]
-    p_values = adjust_holm([p_value for _, _, p_value in compared])
-    for (models, name, _), p_value in zip(compared, p_values.tolist(), strict=True):
-        models[name] = dataclasses.replace(models[name], p_holm=p_value)
-    return [dataclasses.replace(one, models=models) for one, models in zip(results, adjusted, strict=True)]
+    few = f"{n_people} participants are few: intervals are wide, and single participants can affect scores."
+    return (few, *warnings) if n_people < _FEW else tuple(warnings)

@@ -27,7 +27,7 @@ from bids_semantoks.outputs.predicted_table import PREDICTED, write_predicted
 from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.records import Floats
-from bids_semantoks.reports.group_page import draw_stored_page
+from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.conformal import LEVEL, choose_sets, find_shifts, recalibrate
 from bids_semantoks.statistics.metrics import compute_scores
@@ -141,7 +141,7 @@ class ApplicationPlan:
         facts["Table"] = path.relative_to(self.config.out_dir).as_posix()
         scores = judged.tabulate(corrected)
         write_group_table(self.config.out_dir, PREDICTED, build_group_table(PREDICTED, scores), facts)
-        draw_stored_page(self.config)
+        draw_group_page(self.config)
         LOGGER.info(
             "Predicted %s of %d participants (%s): %s", self.predictor.phenotype, len(rows.keys), RESEARCH_ONLY, path
         )

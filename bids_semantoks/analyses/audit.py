@@ -14,13 +14,12 @@ from bids_semantoks.analyses.design import COLOUR_NAMES, SITE_NAMES, Design, Pro
 from bids_semantoks.analyses.leakage import MIN_PAIRS, find_pairs, measure_retest
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult
-from bids_semantoks.analyses.rows import build_models, build_rows, count_pretrained
+from bids_semantoks.analyses.rows import build_probe_rows, count_pretrained, read_features
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, build_phenotype, check_cells, find_columns
-from bids_semantoks.outputs.features import keep_first_sessions
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.group_words import METRIC_NAMES, describe_p, format_interval, format_number, format_share
 from bids_semantoks.outputs.sidecars import find_versions
@@ -37,8 +36,7 @@ ATTRIBUTES: Final = {
     "site": SITE_NAMES,
 }
 
-#: More repetitions would narrow an interval less than people do.
-_MOST_REPEATS: Final = 10
+_MOST_REPEATS: Final = 10  # more repetitions would narrow an interval less than people do
 
 #: What no row of the table can know, in words for the page.
 LIMITS: Final = (
@@ -59,10 +57,8 @@ Row = dict[str, object]
 
 
 def plan_audit(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
-    """Find the columns of attributes before any work; those without a column are told as such in the table.
-
-    Raises InputError where --phenotype, --id-column or --group-by name something that is not there.
-    """
+    """Find the columns of attributes before any work; those without a column are told as such in the table. Raises
+    InputError where --phenotype, --id-column or --group-by name something that is not there."""
     asked = config.probing
     keys = sorted({(run.entities["sub"], run.entities.get("ses", "")) for run in stored})
     columns = find_columns(
@@ -79,14 +75,7 @@ def plan_audit(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         n_repeats=min(asked.n_repeats, _MOST_REPEATS),
         n_permutations=asked.n_permutations,
     )
-    plan = ProbePlan(
-        config=dataclasses.replace(config, probing=own),
-        columns=columns,
-        site="",
-        given=(),
-        designs=(),
-        n_runs=len(stored),
-    )
+    plan = ProbePlan(config=dataclasses.replace(config, probing=own), columns=columns)
     found = {question: _find_attribute(plan, question) for question in ATTRIBUTES}
     named = [f"{question} ({_name_column(one) if one else 'no column'})" for question, one in found.items()]
     LOGGER.info("Attributes that are audited: %s.", ", ".join(named))
@@ -110,7 +99,7 @@ def audit(plan: ProbePlan, encoders: Sequence[RunEncoder], stored: Sequence[Stor
     people = {run.entities["sub"] for run in stored}
     rows = [*_identify(config, labels, stored), *(check_pretraining(one, people) for one in encoders)]
     for one in readouts:
-        rows += _predict_attributes(Prober(plan, one), designs)
+        rows += _predict_attributes(Prober(plan, one.loaded.name, [one]), designs)
     for verdict in dict.fromkeys(row["verdict"] for row in rows):
         LOGGER.info("Audit: %s", verdict)
     facts = {
@@ -127,17 +116,13 @@ def audit(plan: ProbePlan, encoders: Sequence[RunEncoder], stored: Sequence[Stor
 
 
 def _build_row(question: str, model: str, verdict: str, n_participants: int, **found: object) -> Row:
-    empty = dict.fromkeys(("between", "column", "metric"), "") | dict.fromkeys(
-        ("value", "ci_low", "ci_high", "chance", "p_value"), math.nan
-    )
-    row = {"question": question, "model": model, **empty, **found}
-    return {**row, "n_participants": n_participants, "verdict": verdict}
+    return {"question": question, "model": model, "n_participants": n_participants, "verdict": verdict, **found}
 
 
 def _identify(config: AppConfig, labels: Sequence[str], stored: Sequence[StoredRun]) -> list[Row]:
     """Measure for how many scans the embedding of another session, or run, tells whose they are."""
     models = {label: label for label in labels}
-    found = {(between, score.name): score for between, score in measure_retest(stored, models, config)}
+    found = {(between, score.features): score for between, score in measure_retest(stored, models, config)}
     n_people = len({run.entities["sub"] for run in stored})
     rows = []
     for between, (first, _) in find_pairs(stored, config.min_kept).items():
@@ -157,18 +142,14 @@ def _identify(config: AppConfig, labels: Sequence[str], stored: Sequence[StoredR
 def _build_identification(between: str, score: RetestScore) -> Row:
     share = format_share(score.identification, score.ci_low, score.ci_high)
     chance, n = format_share(score.chance), score.n_participants
-    if score.ci_low > score.chance:
+    found = f"Embeddings of {score.features} identify {share} of the scans of {n} participants across {between}"
+    verdict = f"{found} (chance {chance}): treat them as personal data."
+    if score.ci_low <= score.chance:
         verdict = (
-            f"Embeddings of {score.name} identify {share} of the scans of {n} participants across {between} (chance "
-            f"{chance}): treat them as personal data."
-        )
-    else:
-        verdict = (
-            f"Embeddings of {score.name} identify {share} of the scans of {n} participants across {between}, which is "
-            f"not distinguishable from chance ({chance}) here: no proof that they are anonymous."
+            f"{found}, which is not distinguishable from chance ({chance}) here: no proof that they are anonymous."
         )
     values = {"value": score.identification, "ci_low": score.ci_low, "ci_high": score.ci_high, "chance": score.chance}
-    return _build_row("identification", score.name, verdict, n, between=between, metric="identification", **values)
+    return _build_row("identification", score.features, verdict, n, between=between, metric="identification", **values)
 
 
 def check_pretraining(encoder: RunEncoder, people: set[str]) -> Row:
@@ -197,9 +178,7 @@ def _design_attribute(plan: ProbePlan, stored: Sequence[StoredRun], question: st
     column = _find_attribute(plan, question)
     if column is None:
         return f"no column is named {', '.join(dict.fromkeys(name.lower() for name in ATTRIBUTES[question]))}"
-    how = plan.config.selection.sessions
-    chosen = keep_first_sessions(stored) if how == "first" else stored
-    rows = build_rows(chosen, by_session=column.has_sessions or how == "each", min_kept=plan.config.min_kept)
+    rows = build_probe_rows(plan.config, stored, has_sessions=column.has_sessions)
     try:
         column, kind = _prepare(column, rows.keys, question)
         own = dataclasses.replace(plan, columns={**plan.columns, column.name: column})
@@ -231,7 +210,7 @@ def _predict_attributes(prober: Prober, designs: Mapping[str, tuple[Column, Desi
         column, design = found
         own = design.rows
         if own.keys not in read:
-            read[own.keys] = build_models(own, [prober.model], (), ())[prober.model]
+            read[own.keys] = read_features(own, prober.model, [prober.model])
         result = prober.run(read[own.keys], design, role="leakage")
         rows.append(_build_attribute(question, column, design, result))
     return rows

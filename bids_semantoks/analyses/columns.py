@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.bids_names import sorted_naturally
@@ -17,26 +16,21 @@ from bids_semantoks.config.options import check
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, check_cells, find_codes
+from bids_semantoks.records import Bools, Floats, Labels
 from bids_semantoks.statistics.predictions import Target, build_class_target, build_covariates
 from bids_semantoks.statistics.splits import Split
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Rows of a site without which it cannot be harmonised, and with which its estimate is uncertain.
-_MIN_SITE: Final = 5
-_SMALL_SITE: Final = 20
-
-#: Methods of --harmonize in words.
-HARMONISERS: Final = {"combat": "ComBat", "mean_scale": "mean and scale"}
+_MIN_SITE: Final = 5  # rows of a site without which it cannot be harmonised
+_SMALL_SITE: Final = 20  # rows of a site with fewer of which its estimate is uncertain
+HARMONISERS: Final = {"combat": "ComBat", "mean_scale": "mean and scale"}  # methods of --harmonize in words
 
 
 def check_columns(
     columns: Mapping[str, Column], keys: Sequence[Key], asked: ProbingConfig, *, site: str
 ) -> tuple[str, ...]:
-    """Return the warnings about the requested columns and the detected `site`, for the page.
-
-    Raises InputError if covariates or grouping columns are numeric except for a few text cells.
-    """
+    """Return the warnings about the requested columns and the detected `site`, for the page. Raises InputError if
+    covariates or grouping columns are numeric except for a few text cells."""
     # Measures of runs are covariates without a column.
     extra = [name for name in asked.beside if name in columns]
     warnings: list[str] = []
@@ -57,7 +51,7 @@ def check_columns(
 def describe_kinds(
     phenotype: Phenotype,
     cells: Mapping[str, Sequence[str | None]],
-    usable: NDArray[np.bool_],
+    usable: Bools,
     categories: Collection[str],
     *,
     n_bins: int,
@@ -78,8 +72,8 @@ def _name_levels(levels: Collection[object]) -> str:
 
 
 def convert_covariates(
-    cells: Mapping[str, Sequence[str | None]], usable: NDArray[np.bool_], categories: Collection[str] = ()
-) -> NDArray[np.float64]:
+    cells: Mapping[str, Sequence[str | None]], usable: Bools, categories: Collection[str] = ()
+) -> Floats:
     """Convert covariates to (n, c), text and `categories` to indicators; unusable rows get the first known value."""
     columns: dict[str, Sequence[float] | Sequence[str]] = {}
     for name, texts in cells.items():
@@ -90,14 +84,13 @@ def convert_covariates(
     return build_covariates(columns)
 
 
-def name_groups(labels: Sequence[str | None], rows: Rows) -> NDArray[Any]:
+def name_groups(labels: Sequence[str | None], rows: Rows) -> Labels:
     """Name the group (n,) of each row; a participant without one forms a separate group."""
-    return np.array(
-        [label if label is not None else f"sub-{key[0]}" for label, key in zip(labels, rows.keys, strict=True)]
-    )
+    named = zip(labels, rows.participants, strict=True)
+    return np.array([f"sub-{participant}" if label is None else label for label, participant in named])
 
 
-def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[np.bool_]) -> None:
+def check_together(groups: Labels, rows: Rows, name: str, usable: Bools) -> None:
     """Refuse groups that separate usable sessions of one participant: InputError names the first participant."""
     first: dict[str, str] = {}
     for group, participant in zip(groups[usable], rows.participants[usable], strict=True):
@@ -112,11 +105,9 @@ def check_together(groups: NDArray[Any], rows: Rows, name: str, usable: NDArray[
 def check_harmonised(
     asked: ProbingConfig, phenotype: Phenotype, cells: Mapping[str, Sequence[str | None]], splits: Sequence[Split]
 ) -> str:
-    """Describe how the features of a phenotype are harmonised, and which sites are small; empty if they are not.
-
-    Raises InputError for sites with too few rows, ConfigurationError for a column to keep that is the phenotype under
-    another name. `cells` are those of the columns beside the phenotype.
-    """
+    """Describe how the features of a phenotype are harmonised, and which sites are small; empty if they are not. Raises
+    InputError for sites with too few rows, ConfigurationError for a column to keep that is the phenotype under another
+    name. `cells` are those of the columns beside the phenotype."""
     if asked.harmonize is None:
         return ""
     for name in asked.harmonize_keep:
@@ -154,7 +145,7 @@ def check_harmonised(
     return found
 
 
-def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int) -> Target:
+def build_target(phenotype: Phenotype, is_out: Bools, *, n_bins: int) -> Target:
     """Convert a phenotype to a target, missing where `is_out` (n,); InputError if the rest cannot be predicted."""
     if phenotype.kind == "classification":
         labels = [None if gone else label for label, gone in zip(phenotype.labels, is_out, strict=True)]
@@ -178,37 +169,29 @@ def build_target(phenotype: Phenotype, is_out: NDArray[np.bool_], *, n_bins: int
     return Target(name=phenotype.name, values=values, n_bins=n_bins)
 
 
-def check_classes_left(target: Target, splits: Sequence[Split], places: NDArray[Any], name: str) -> None:
-    """Raise InputError if a training part lacks a class."""
-    for split in splits if target.classes else ():
-        if missing := _find_classes_lacking(target, split):
+def check_classes(target: Target, splits: Sequence[Split], *, column: str = "", places: Sequence[Any] = ()) -> None:
+    """Refuse splits with a training part that lacks a class, or bins that no value falls into: InputError. With
+    `places` (n,) they leave out one value of a column each."""
+    for split in splits if target.is_class else ():
+        labels = target.compute_labels(split.train)[split.train].astype(int)
+        counts = np.bincount(labels, minlength=len(target.class_names)).tolist()
+        lacking = ", ".join(name for name, count in zip(target.class_names, counts, strict=True) if not count)
+        if lacking and target.n_bins:
+            values, numbers = np.unique(target.values[split.train], return_counts=True)
             raise InputError(
-                f"Without {name} {places[split.test[0]]} there are no training participants with {target.name} = "
-                f"{', '.join(missing)}.",
-                hint=f"Exclude {name} {places[split.test[0]]}, or choose another column for --leave-out.",
-            )
-
-
-def check_classes(target: Target, splits: Sequence[Split]) -> None:
-    """Refuse splits with a training part that lacks a class, or bins that no value falls into: InputError."""
-    for split in splits if target.n_bins else ():
-        if np.bincount(target.compute_labels(split.train)[split.train].astype(int), minlength=target.n_bins).min() == 0:
-            values, counts = np.unique(target.values[split.train], return_counts=True)
-            raise InputError(
-                f"{target.name} cannot be divided into {target.n_bins} bins of equal size: {counts.max()} of "
-                f"{counts.sum()} training participants have the value {values[counts.argmax()]:g}.",
+                f"{target.name} cannot be divided into {target.n_bins} bins of equal size: {numbers.max()} of "
+                f"{numbers.sum()} training participants have the value {values[numbers.argmax()]:g}.",
                 hint="Reduce or remove --n-bins.",
             )
-    for split in splits if target.classes else ():
-        if missing := _find_classes_lacking(target, split):
+        if lacking and column:
+            place = places[split.test[0]]
+            raise InputError(
+                f"Without {column} {place} there are no training participants with {target.name} = {lacking}.",
+                hint=f"Exclude {column} {place}, or choose another column for --leave-out.",
+            )
+        if lacking:
             raise InputError(
                 f"Repetition {split.repetition}, fold {split.fold} has no training participants with {target.name} = "
-                f"{', '.join(missing)}.",
+                f"{lacking}.",
                 hint="Each class must be in several groups, and in the training part of given splits.",
             )
-
-
-def _find_classes_lacking(target: Target, split: Split) -> list[str]:
-    """Find the names of classes that a training part lacks."""
-    known = set(target.values[split.train].astype(int).tolist())
-    return [name for k, name in enumerate(target.classes) if k not in known]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.columns import (
     build_target,
     check_classes,
-    check_classes_left,
     check_columns,
     check_harmonised,
     check_together,
@@ -23,13 +22,14 @@ from bids_semantoks.analyses.columns import (
     name_groups,
 )
 from bids_semantoks.analyses.preparations import Preparation
-from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure
+from bids_semantoks.analyses.rows import MEASURES, Rows, build_probe_rows, compute_measure
 from bids_semantoks.config import AppConfig, ProbingConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.phenotypes import Column, Phenotype, build_phenotype, find_columns, is_category
-from bids_semantoks.outputs.features import describe_sessions, keep_first_sessions
+from bids_semantoks.outputs.features import describe_sessions
 from bids_semantoks.outputs.group_tables import read_split_lines
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Bools, Floats, Labels
 from bids_semantoks.statistics.benchmark import build_benchmark_splits
 from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.splits import (
@@ -38,7 +38,6 @@ from bids_semantoks.statistics.splits import (
     build_left_out_splits,
     build_published_splits,
     build_splits,
-    check_groups,
     list_used,
     read_split_table,
 )
@@ -47,9 +46,8 @@ LOGGER = logging.getLogger("bids_semantoks")
 _FORMS: Final = (str, str.upper, str.title)
 
 #: Names of site columns.
-SITE_NAMES: Final = tuple(
-    form(name) for name in ("site", "site_id", "scanner", "scanner_id", "center") for form in _FORMS
-)
+_SITES: Final = ("site", "site_id", "scanner", "scanner_id", "center")
+SITE_NAMES: Final = tuple(form(name) for name in _SITES for form in _FORMS)
 
 _SPLITTERS: Final[dict[str, Callable[..., tuple[Split, ...]]]] = {
     "nested": build_splits,
@@ -68,17 +66,22 @@ class Design:
     target: Target  # missing where a covariate is
     rows: Rows
     splits: tuple[Split, ...]  # the same for all models
-    covariates: NDArray[np.float64] | None  # (n, c) to be removed from the features
+    covariates: Floats | None  # (n, c) to be removed from the features
     covariate_names: tuple[str, ...]
-    groups: NDArray[Any] | None  # (n,) rows kept together
-    blocks: NDArray[Any] | None  # (n,) labels are permuted within a block
-    unit_groups: NDArray[Any] | None  # (n,) rows that exchange their labels together in permutations
-    notes: tuple[str, ...]  # who is excluded, and why
+    groups: Labels | None  # (n,) rows kept together
+    unit_groups: Labels | None  # (n,) rows that exchange their labels together in permutations
+    blocks: Labels | None = None  # (n,) labels are permuted within a block
+    notes: tuple[str, ...] = ()  # who is excluded, and why
     # of the phenotype, the covariates and the column of groups: ``number`` or ``category, 3 levels``
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
     # (n,) why a row is excluded; empty for rows that are used
     reasons: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.str_))
     harmonised: str = ""  # column and method in words, and small sites; empty for none
+
+    @property
+    def known(self) -> Bools:
+        """Rows (n,) with a value to predict."""
+        return ~np.isnan(self.target.values)
 
     @property
     def covariate_kinds(self) -> str:
@@ -92,11 +95,11 @@ class ProbePlan:
 
     config: AppConfig
     columns: dict[str, Column]  # phenotypes, covariates, groups and, where present, site and columns to colour by
-    site: str  # column of the site; empty for none
+    site: str = ""  # column of the site; empty for none
     # lines of given splits: phenotype (empty for all), repetition, fold, participant, role
-    given: tuple[tuple[str, int, int, str, str], ...]
-    designs: tuple[tuple[Phenotype, Design], ...]  # of all phenotypes, in the requested order
-    n_runs: int  # that the designs were built from
+    given: tuple[tuple[str, int, int, str, str], ...] = ()
+    designs: tuple[tuple[Phenotype, Design], ...] = ()  # of all phenotypes, in the requested order
+    n_runs: int = 0  # that the designs were built from
     categories: frozenset[str] = frozenset()  # columns other than phenotypes that are used as categories
     warnings: tuple[str, ...] = ()  # about the requested columns
     refused: dict[str, str] = dataclasses.field(default_factory=dict)  # why a phenotype cannot be probed
@@ -153,8 +156,6 @@ def plan_probes(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         columns=columns,
         site=site or "",
         given=tuple(given),
-        designs=(),
-        n_runs=0,
         categories=frozenset(name for name in extra if name not in numbers or is_category(columns[name], keys)),
         warnings=check_columns(columns, keys, asked, site=site or ""),
     )
@@ -192,19 +193,23 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
     errors: dict[str, InputError] = {}
     for name in asked.probe:
         column = plan.columns[name]
-        chosen = keep_first_sessions(stored) if how == "first" else stored
-        rows = build_rows(chosen, by_session=column.has_sessions or how == "each", min_kept=plan.config.min_kept)
+        rows = build_probe_rows(plan.config, stored, has_sessions=column.has_sessions)
         try:
             phenotype = build_phenotype(column, rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
             designs.append((phenotype, build_design(plan, rows, phenotype)))
         except InputError as error:
             errors[name] = error
             continue
-        if how == "first" or not column.has_sessions:
-            _tell(name, describe_sessions(stored, how))
-        _tell(name, describe_people(designs[-1][1]))
+        design = designs[-1][1]
+        sentence = describe_sessions(stored, how) if how == "first" or not column.has_sessions else ""
+        if sentence:
+            LOGGER.info("%s: %s.", name, sentence)
+        LOGGER.info(
+            "%s: %d of %d %s with features are used; excluded: %s.",
+            *(name, design.known.sum(), len(rows.keys), rows.kind, "; ".join(design.notes) or "nobody"),
+        )
         if plan.config.running.dry_run:
-            LOGGER.info("%s", describe_design(plan, designs[-1][1]))
+            LOGGER.info("%s", describe_design(plan, design))
     kinds = {name: kind for _, design in designs for name, kind in design.kinds.items()}
     LOGGER.info("Column types: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     if not designs:
@@ -213,18 +218,6 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
     for name, message in refused.items():
         LOGGER.error("%s cannot be probed (the others will be): %s", name, message)
     return dataclasses.replace(plan, designs=tuple(designs), n_runs=len(stored), refused=refused)
-
-
-def _tell(name: str, sentence: str) -> None:
-    if sentence:
-        LOGGER.info("%s: %s.", name, sentence)
-
-
-def describe_people(design: Design) -> str:
-    """Describe how many rows a phenotype is predicted in, and who is left out why."""
-    what, out = "sessions" if design.rows.has_sessions else "participants", "; ".join(design.notes) or "nobody"
-    n_known = int((~np.isnan(design.target.values)).sum())
-    return f"{n_known} of {len(design.rows.keys)} {what} with features are used; excluded: {out}"
 
 
 def _check_used(plan: ProbePlan) -> None:
@@ -255,14 +248,12 @@ def _check_used(plan: ProbePlan) -> None:
 
 def describe_design(plan: ProbePlan, design: Design) -> str:
     """Describe what would be probed in one sentence, for a dry run."""
-    asked, target = plan.config.probing, design.target
-    known = ~np.isnan(target.values)
+    asked, target, known = plan.config.probing, design.target, design.known
     kind = design.kinds[target.name]
     if target.is_class:
         counts = np.bincount(target.compute_labels(known)[known].astype(int))
         listed = ", ".join(f"{name} {count}" for name, count in zip(target.class_names, counts.tolist(), strict=True))
         kind = f"{kind}: {listed}"
-    what = "sessions" if design.rows.has_sessions else "participants"
     n_repeats = len({split.repetition for split in design.splits})
     baselines = [
         name
@@ -272,7 +263,7 @@ def describe_design(plan: ProbePlan, design: Design) -> str:
         and (name != "site" or plan.site not in ("", target.name, asked.leave_out))
     ]
     parts = [
-        f"Would probe {target.name} ({kind}) from {plan.columns[target.name].table}: {int(known.sum())} {what}",
+        f"Would probe {target.name} ({kind}) from {plan.columns[target.name].table}: {known.sum()} {design.rows.kind}",
         f"out: {'; '.join(design.notes) or 'nobody'}",
         f"{len(design.splits)} splits in {n_repeats} repetition{'s' if n_repeats > 1 else ''}",
         f"protocol {asked.protocol}",
@@ -312,8 +303,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
         places = np.array([label or "" for label in left_out])
         check_together(places, rows, asked.leave_out or "", usable)
         splits = build_left_out_splits(target.compute_strata(), places)
-        check_classes_left(target, splits, places, asked.leave_out or "")
-        check_classes(target, splits)
+        check_classes(target, splits, column=asked.leave_out or "", places=places.tolist())
         # With two sites only one is used for training, so inner folds can only be grouped by units that belong
         # together.
         blocks, unit_groups = places, groups
@@ -341,7 +331,7 @@ def build_design(plan: ProbePlan, rows: Rows, phenotype: Phenotype) -> Design:
     )
 
 
-def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | None:
+def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> Labels | None:
     """Find the group (n,) of each row, None where rows are free; InputError for a participant in several groups."""
     name = plan.config.probing.group_by
     if name is None:
@@ -351,9 +341,7 @@ def _find_groups(plan: ProbePlan, rows: Rows, phenotype: str) -> NDArray[Any] | 
     return groups
 
 
-def _build_phenotype_splits(
-    plan: ProbePlan, target: Target, rows: Rows, groups: NDArray[Any] | None
-) -> tuple[Split, ...]:
+def _build_phenotype_splits(plan: ProbePlan, target: Target, rows: Rows, groups: Labels | None) -> tuple[Split, ...]:
     """Use the given splits or draw them; InputError if given ones do not match or there are too few rows."""
     asked, seed = plan.config.probing, plan.config.running.random_seed
     strata = np.minimum(target.compute_strata(), 0) if asked.same_splits else target.compute_strata()
@@ -384,8 +372,6 @@ def _build_phenotype_splits(
     except InputError as error:
         # Splits see only numbers; with several phenotypes the user needs the name.
         raise InputError(f"{target.name} cannot be split: {error.message}", hint=error.hint) from error
-    if groups is not None:
-        check_groups(splits, groups)
     check_classes(target, splits)
     return splits
 

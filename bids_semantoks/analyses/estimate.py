@@ -1,33 +1,31 @@
 """Estimate memory and time of probes in advance, so that a call that cannot fit is refused at once, not after hours.
-
 Shape letters: n rows, t rows that train, d features, r axes of a span, k classes. Counts of operations are those of the
-solvers in `statistics`, seconds are theirs on this machine.
-"""
+solvers in `statistics`, seconds are theirs on this machine."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import ResourceError
-from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.runtime.logs import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
 from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
-from bids_semantoks.statistics.folds import SharedSpans
 from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.significance import PermutationTest
-from bids_semantoks.statistics.spans import Features
+from bids_semantoks.statistics.spans import Features, SharedSpans
 from bids_semantoks.statistics.splits import ROLES
 
+LOGGER = logging.getLogger("bids_semantoks")
 _Result = TypeVar("_Result")
 _Compute = Callable[[Features, Sequence[Design]], list[_Result]]
 
@@ -81,54 +79,42 @@ def find_sharing(design: Design, others: Sequence[Design], *, whatever_splits: b
 def _is_shared(first: Design, second: Design, whatever_splits: bool) -> bool:
     if first.rows.keys != second.rows.keys:
         return False
-    same = [(first.covariates, second.covariates), (first.groups, second.groups)]
+    same: list[tuple[Any, Any]] = [(first.covariates, second.covariates), (first.groups, second.groups)]
     if whatever_splits:
         same.append((np.isnan(first.target.values), np.isnan(second.target.values)))
-    elif len(first.splits) != len(second.splits):
+    elif [(one.repetition, one.fold) for one in first.splits] != [(one.repetition, one.fold) for one in second.splits]:
         return False
-    for one, other in () if whatever_splits else zip(first.splits, second.splits, strict=True):
-        if (one.repetition, one.fold) != (other.repetition, other.fold):
-            return False
-        same += [(getattr(one, role), getattr(other, role)) for role in ROLES]
+    else:
+        pairs = zip(first.splits, second.splits, strict=True)
+        same += [(getattr(one, role), getattr(other, role)) for one, other in pairs for role in ROLES]
     return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in same)
 
 
-LOGGER = logging.getLogger("bids_semantoks")
+WIDTH: Final = 1536  # width of the embedding of the published encoder
 
-#: Width of the embedding of the published encoder.
-WIDTH: Final = 1536
-
-#: The program with its libraries, and tables of bootstrap samples and shared spans, which are held to a size.
-_BASE_BYTES: Final = 700 * 2**20
-_SAMPLE_CELLS: Final = 20_000_000
+_BASE_BYTES: Final = 700 * 2**20  # of the program with its libraries
+_SAMPLE_CELLS: Final = 20_000_000  # to which tables of bootstrap samples are held, as shared spans are to these bytes
 _SPAN_BYTES: Final = 2**30
 _TABLE_CELLS: Final = 10_000_000
-
 _N_BOOTSTRAP: Final = 2000
+_N_TANGENT: Final = 100  # principal components of the tangent space
 
 #: Steps of Newton and conjugate gradients that a logistic fit takes, together: 60 with many people, 240 where there are
 #: as many numbers as people, which can always be told apart.
 _N_STEPS: Final = 150
 
-#: Principal components of the tangent space.
-_N_TANGENT: Final = 100
-
-#: Seconds on a CPU of 50 billion operations a second, for what is not counted in operations: a number in a table of
-#: text; an embedding of eight windows; an entry of a covariance; a correlation; the tangent vector of a row in a fold;
-#: a number of a table that is scaled; a number in a step of a logistic fit; a row of a bootstrap sample, drawn and
-#: scored for a metric and a repetition.
-_CELL_SECONDS: Final = 0.32e-6
-_EMBEDDING_SECONDS: Final = 3e-3
-_ENTRY_SECONDS: Final = 6e-8
+#: Seconds on a CPU of 50 billion operations a second, for what is not counted in operations.
+_CELL_SECONDS: Final = 0.32e-6  # a number in a table of text
+_EMBEDDING_SECONDS: Final = 3e-3  # an embedding of eight windows
+_ENTRY_SECONDS: Final = 6e-8  # an entry of a covariance
 _CORRELATION_SECONDS: Final = 2e-8
-_TANGENT_SECONDS: Final = 4e-3
-_PASS_SECONDS: Final = 1e-8
-_STEP_SECONDS: Final = 2e-8
-_DRAW_SECONDS: Final = 15e-9
+_TANGENT_SECONDS: Final = 4e-3  # the tangent vector of a row in a fold
+_PASS_SECONDS: Final = 1e-8  # a number of a table that is scaled
+_STEP_SECONDS: Final = 2e-8  # a number in a step of a logistic fit
+_DRAW_SECONDS: Final = 15e-9  # a row of a bootstrap sample, drawn, and scored for a metric and a repetition
 _SCORE_SECONDS: Final = 20e-9
 
-#: With so much less time --same-splits is worth to be named.
-_WORTH_SAYING: Final = 0.6
+_WORTH_SAYING: Final = 0.6  # with so much less time --same-splits is worth to be named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,7 +218,7 @@ def estimate(
         size = min(_N_TANGENT, n_parcels)
         largest = max(largest, 8 * n * size * size * 3 // 2 + _count_fold_bytes(designs[0], None))
     largest += copied
-    spans = max(8 * _count_train(d) * _count_axes(d, width) * 6 for d in designs for width in models)
+    spans = max(8 * math.prod(_count_sides(design, width)) * 6 for design in designs for width in models)
     kept += min(spans, _SPAN_BYTES)
     kept = max(kept, making - largest)
     seconds = _estimate_seconds(plan, models, shares_all) if with_seconds else 0.0
@@ -252,18 +238,15 @@ def _list_models(names: Sequence[str], n_parcels: int, widths: Sequence[int], *,
     return found
 
 
-def _count_train(design: Design) -> int:
-    return max(len(split.train) + len(split.validation) for split in design.splits)
-
-
-def _count_axes(design: Design, width: int | None) -> int:
-    n_train = _count_train(design)
-    return n_train if width is None else min(width, n_train)
+def _count_sides(design: Design, width: int | None) -> tuple[int, int]:
+    """Count the training rows of the largest fold, and the axes of their span."""
+    t = max(len(split.train) + len(split.validation) for split in design.splits)
+    return t, t if width is None else min(width, t)
 
 
 def _count_fold_bytes(design: Design, width: int | None) -> int:
     """Count the bytes of a fold: its rows, decomposed, and the problems that are solved together."""
-    t, r = _count_train(design), _count_axes(design, width)
+    t, r = _count_sides(design, width)
     wide = 7 * t * t if r == t else 0
     narrow = 3 * t * (width or 0)
     classes = len(design.target.class_names) if design.target.is_class else 0
@@ -305,31 +288,28 @@ def _estimate_seconds(plan: ProbePlan, models: Sequence[int | None], shares_all:
 def _estimate_reading(design: Design, names: Sequence[str], models: Sequence[int | None], product: float) -> float:
     """Estimate the seconds of reading tables and of computing connectivity."""
     runs = [run for own in design.rows.runs for run in own]
-    n, n_cells = len(design.rows.keys), sum(run.sidecar["VolumesTotal"] * _count_parcels(run) for run in runs)
+    parcels = [int(run.sidecar["Atlas"]["Parcels"]) for run in runs]
+    n_cells = sum(run.sidecar["VolumesTotal"] * own for run, own in zip(runs, parcels, strict=True))
     wide = [name for name in CONNECTIVITY if name in names]
     total = _CELL_SECONDS * n_cells * bool(wide or "parcel_moments" in names)
     n_readouts = sum(width is not None and width > 3 for width in models) - ("parcel_moments" in names)
     total += n_readouts * len(runs) * _EMBEDDING_SECONDS
     n_estimators = len({"pearson" if name == "pearson" else "ledoit_wolf" for name in wide})
-    n_parcels = _count_parcels(runs[0]) if runs else 0
+    n, n_parcels = len(design.rows.keys), parcels[0] if parcels else 0
     total += n_estimators * _ENTRY_SECONDS * len(runs) * n_parcels**2
     n_kernels = sum(name != "tangent" for name in wide)
     return float(total + n_kernels * n * n_parcels**2 / 2 * (n * product + _CORRELATION_SECONDS))
 
 
-def _count_parcels(run: StoredRun) -> int:
-    return int(run.sidecar["Atlas"]["Parcels"])
-
-
 def _estimate_span(design: Design, width: int | None, product: float, eigen: float) -> float:
     """Estimate the seconds of decomposing the training rows of a fold."""
-    t, r = _count_train(design), _count_axes(design, width)
+    t, r = _count_sides(design, width)
     return eigen * r**3 + (product * 2 * t * t * r if r == t else t * r * (3 * r * product + _PASS_SECONDS))
 
 
 def _estimate_solving(design: Design, width: int | None, n_classes: int, n_permutations: int, product: float) -> float:
     """Estimate the seconds of choosing penalties in inner folds and of fits, in all folds and in a permutation test."""
-    t, r, n_folds = _count_train(design), _count_axes(design, width), len(design.splits)
+    (t, r), n_folds = _count_sides(design, width), len(design.splits)
     if n_classes:
         columns = N_INNER_FOLDS * len(PENALTIES) * (n_classes if n_classes > 2 else 1)
         return n_folds * columns * _N_STEPS * (4 * t * r * product + (t + r) * _STEP_SECONDS)
@@ -343,7 +323,7 @@ def _estimate_solving(design: Design, width: int | None, n_classes: int, n_permu
 
 def _estimate_scoring(design: Design, n_classes: int, n_permutations: int, width: int | None, product: float) -> float:
     """Estimate the seconds of predicting permutations and of drawing and scoring bootstrap samples."""
-    n, t, r = len(design.rows.keys), _count_train(design), _count_axes(design, width)
+    n, (t, r) = len(design.rows.keys), _count_sides(design, width)
     n_columns = n_permutations * (n_classes if n_classes > 2 else 1)
     permuting = N_INNER_FOLDS * n_columns * len(PENALTIES) * 4 * t * r * product
     n_repeats = max(split.repetition for split in design.splits) + 1

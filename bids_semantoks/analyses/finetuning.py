@@ -1,7 +1,5 @@
 """Fine-tuning of encoder and head for one phenotype, from a fresh copy of the encoder for each fold and learning rate.
-
-Legend: B windows, P parcels, T volumes of a run, W volumes in a window, C outputs, n rows.
-"""
+Legend: B windows, P parcels, T volumes of a run, W volumes in a window, C outputs, n rows."""
 
 from __future__ import annotations
 
@@ -23,11 +21,10 @@ from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.models.encoder import Encoder, TunedEncoder, build_parameter_groups
 from bids_semantoks.models.frozen import PRECISIONS
-from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices, Labels
 from bids_semantoks.signals.windows import compute_kept_share, select_signals, window_starts
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 from bids_semantoks.training.batches import REFERENCE_BATCH, compute_learning_rates, compute_seed
@@ -59,18 +56,12 @@ class TuningRuns:
 
     # each (T, P), z-scored, at the encoder's repetition time; absent parcels are zero
     signals: tuple[NDArray[np.float32], ...]
-    present: NDArray[np.bool_]  # (runs, P) parcels that have a signal
-    row_of: NDArray[np.int64]  # (runs,) row (participant or session) of each run
+    present: Bools  # (runs, P) parcels that have a signal
+    row_of: Indices  # (runs,) row (participant or session) of each run
     # (runs,) weight of each run in its row, and of each equally spaced window in its run; None if all are weighted
     # equally
     run_weights: Floats | None = None
     window_weights: tuple[Floats, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.present.shape[:1] != (len(self.signals),) or self.row_of.shape != (len(self.signals),):
-            raise ValueError(
-                f"{len(self.signals)} runs, but present {self.present.shape} and row_of {self.row_of.shape}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -91,10 +82,8 @@ def finetune(
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
     """Fine-tune an encoder for one phenotype, afresh for every fold; `encoder` itself keeps its weights."""
-    device = encoder.frozen.device
-    LOGGER.info(
-        "Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, len(design.splits), epochs, device
-    )
+    device, n_folds = encoder.frozen.device, len(design.splits)
+    LOGGER.info("Fine-tuning for %s: %d folds of %d epochs on %s.", design.target.name, n_folds, epochs, device)
     tuning = Finetuning(
         encoder.loaded.encoder,
         read_tuning_runs(design.rows, encoder),
@@ -111,7 +100,7 @@ def cross_validate_finetuned(
     tuning: Finetuning,
     splits: Sequence[Split],
     *,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> Predictions:
@@ -142,11 +131,9 @@ def cross_validate_finetuned(
 
 
 class Finetuning:
-    """Train and test on the splits of one phenotype; the encoder is copied and never changed.
-
-    Continuous targets are predicted in units of the training rows' mean and deviation. `pooling` names the embedding
-    that the head reads; precision ``bf16`` trains in mixed precision, all others in float32.
-    """
+    """Train and test on the splits of one phenotype; the encoder is copied and never changed. Continuous targets are
+    predicted in units of the training rows' mean and deviation. `pooling` names the embedding that the head reads;
+    precision ``bf16`` trains in mixed precision, all others in float32."""
 
     def __init__(
         self,
@@ -175,10 +162,8 @@ class Finetuning:
         return (labels - unit[0]) / unit[1], unit
 
     def train(self, split: Split, *, rate: float, seed: int, reference: Indices | None = None) -> Tuned:
-        """Train once from the loaded encoder and return the first of the best epochs on the validation rows.
-
-        `rate` applies to a batch of 256; `reference` rows decide bins and units, by default the training rows.
-        """
+        """Train once from the loaded encoder and return the first of the best epochs on the validation rows. `rate`
+        applies to a batch of 256; `reference` rows decide bins and units, by default the training rows."""
         recipe = self.recipe
         targets, _ = self.compute_targets(split.train if reference is None else reference)
         n_outputs = len(self.target.class_names) if self.target.is_class else 1
@@ -305,7 +290,7 @@ class Finetuning:
                     yield int(run), start, scale * weight
 
 
-def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[Indices]:
     order = np.random.default_rng(compute_seed(seed, 0, epoch)).permutation(n_rows)
     for start in range(0, n_rows, size):
         # One window has no variance for BatchNorm to divide by.
@@ -313,7 +298,7 @@ def _cut_batches(n_rows: int, size: int, seed: int, epoch: int) -> Iterator[NDAr
             yield order[start : start + size]
 
 
-def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None, seed: int) -> Split:
+def add_validation(split: Split, target: Target, *, groups: Labels | None, seed: int) -> Split:
     """Set aside a fifth of the training rows, stratified and by group, for validation if the split has none."""
     if len(split.validation):
         return split
@@ -326,47 +311,39 @@ def add_validation(split: Split, target: Target, *, groups: NDArray[Any] | None,
         n_folds=_INNER_FOLDS,
         seed=seed,
     )
-    return Split(
-        repetition=split.repetition,
-        fold=split.fold,
-        train=split.train[fold_of != 0],
-        test=split.test,
-        validation=split.train[fold_of == 0],
-    )
+    return dataclasses.replace(split, train=split.train[fold_of != 0], validation=split.train[fold_of == 0])
 
 
 def finish_outputs(tuning: Finetuning, tuned: Tuned, split: Split) -> Floats:
     """Turn the outputs of tested rows into class probabilities, or into values in their own units: (n_test, C)."""
     outputs = tuning.predict(tuned.model, split.test)
-    if not tuning.target.is_class:
-        _, (centre, deviation) = tuning.compute_targets(split.train)
-        return np.asarray(outputs * deviation + centre)
-    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+    if tuning.target.is_class:
+        return compute_probabilities(outputs, is_softmax=True)
+    _, (centre, deviation) = tuning.compute_targets(split.train)
+    return np.asarray(outputs * deviation + centre)
 
 
 def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
     """Read the signals of all rows at the encoder's repetition time, parcels in its order, with what runs and windows
     weigh in `rows`."""
-    order = encoder.frozen.match.order
+    order, config = encoder.frozen.match.order, encoder.loaded.config
     signals: list[NDArray[np.float32]] = []
     present, row_of, window_weights = [], [], []
     for row, runs in enumerate(rows.runs):
         for run in runs:
             table = run.read_signals()
-            values, is_present = standardise(
-                table,
-                repetition_time=run.repetition_time,
-                n_dummy=run.n_dummy,
-                target=encoder.loaded.config.repetition_time,
-            )
+            times = {"repetition_time": run.repetition_time, "target": config.repetition_time}
+            values, is_present = standardise(table, n_dummy=run.n_dummy, **times)
             has_signal = (order >= 0) & is_present[order]
             signals.append(np.where(has_signal, values[:, order], np.float32(0)))
             present.append(has_signal)
             row_of.append(row)
             if rows.min_kept is not None:
-                kept = _compute_kept(run, table, len(values), encoder)
-                window_weights.append(weigh_windows(kept, rows.min_kept))
+                starts = window_starts(len(values), config.window, encoder.config.n_windows)
+                onsets, kept = starts.astype(np.float64) * config.repetition_time, select_signals(table, run.n_dummy)[2]
+                duration = config.window * config.repetition_time
+                shares = compute_kept_share(kept, run.repetition_time, onsets, duration)
+                window_weights.append(weigh_windows(shares, rows.min_kept))
     is_weighted = rows.min_kept is not None
     return TuningRuns(
         signals=tuple(signals),
@@ -375,12 +352,3 @@ def read_tuning_runs(rows: Rows, encoder: RunEncoder) -> TuningRuns:
         run_weights=np.concatenate(rows.weights) if is_weighted else None,
         window_weights=tuple(window_weights) if is_weighted else None,
     )
-
-
-def _compute_kept(run: StoredRun, table: NDArray[np.float32], n_volumes: int, encoder: RunEncoder) -> Floats:
-    """Compute the share of each equally spaced window (B,) that is kept, of a run with `n_volumes` after resampling."""
-    config = encoder.loaded.config
-    starts = window_starts(n_volumes, config.window, encoder.config.n_windows)
-    kept = select_signals(table, run.n_dummy)[2]
-    onsets = starts.astype(np.float64) * config.repetition_time
-    return compute_kept_share(kept, run.repetition_time, onsets, config.window * config.repetition_time)

@@ -12,13 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bids_semantoks.analyses.design import COLOUR_NAMES, ProbePlan
 from bids_semantoks.analyses.harmonising import describe_harmonisation
 from bids_semantoks.analyses.preparations import describe_preparations
 from bids_semantoks.analyses.results import ModelResult, People, PhenotypeResult, ProbeResults, list_described
-from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, count_pretrained, read_embeddings
+from bids_semantoks.analyses.rows import Rows, build_rows, compute_motion, read_embeddings
 from bids_semantoks.config import to_json
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.outputs.features import describe_weights
@@ -32,10 +31,10 @@ from bids_semantoks.outputs.group_words import (
 )
 from bids_semantoks.outputs.sidecars import find_versions, read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Floats
 from bids_semantoks.statistics.class_metrics import compute_calibration
 from bids_semantoks.statistics.metrics import compute_roc, count_decisions
 from bids_semantoks.statistics.predictions import Predictions
-from bids_semantoks.statistics.reliability import RetestScore
 from bids_semantoks.statistics.significance import PermutationTest
 from bids_semantoks.statistics.splits import build_split_table, tabulate_splits
 
@@ -47,16 +46,15 @@ _PROTOCOLS: Final = {
     "brainmarks": "evaluation of Brainmarks",
 }
 
+_OF_SCORES: Final = ("model", "metric", "value", "ci_low", "ci_high", "bound", "chance", "n_rows")
+
 #: Columns that the table of points and its sidecar already have.
 _TAKEN: Final = ("axis1", "axis2", "mean_fd", "kept_seconds", "session", "Facts")
 
 
-def write_results(
-    results: ProbeResults, stored: Sequence[StoredRun], encoder: RunEncoder, replicates: Sequence[RunEncoder] = ()
-) -> ProbeTables:
+def write_results(results: ProbeResults, stored: Sequence[StoredRun], encoder: RunEncoder) -> ProbeTables:
     """Write all tables and return them; those of a different earlier call are kept as copies."""
     config = results.plan.config
-    known = count_pretrained(set(map(str, results.rows.participants)), encoder, *replicates)
     prepared = describe_preparations(stored, results.plan.preparations)
     scores = [
         *(
@@ -65,7 +63,11 @@ def write_results(
             for model in one.models.values()
             for row in build_score_rows(one.phenotype.name, model, one.design.rows, one.n_pretrained)
         ),
-        *(row for name, model in results.leakage for row in build_score_rows(name, model, results.rows, known)),
+        *(
+            row
+            for name, model in results.leakage
+            for row in build_score_rows(name, model, results.rows, results.n_pretrained)
+        ),
     ]
     facts = {
         "Encoder": {
@@ -99,7 +101,9 @@ def write_results(
         scores=build_group_table("group_probe", scores),
         predictions=build_group_table("group_predictions", own),
         strata=build_group_table("group_strata", results.strata),
-        retest=build_group_table("group_retest", [_build_retest_row(*found) for found in results.retest]),
+        retest=build_group_table(
+            "group_retest", [{"between": between, **dataclasses.asdict(one)} for between, one in results.retest]
+        ),
         points=points,
         shares=shares,
     )
@@ -147,11 +151,6 @@ def _list_seeds(one: PhenotypeResult) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def _build_retest_row(between: str, score: RetestScore) -> dict[str, object]:
-    row = dataclasses.asdict(score)
-    return {"between": between, "features": row.pop("name"), **row}
-
-
 def build_score_rows(
     name: str, result: ModelResult, rows: Rows, n_pretrained: int | None
 ) -> Iterator[dict[str, object]]:
@@ -166,15 +165,9 @@ def build_score_rows(
             "phenotype": name,
             "kind": "classification" if predictions.classes else "regression",
             "protocol": result.protocol,
-            "model": score.model,
-            "metric": score.metric,
-            "value": score.value,
-            "ci_low": score.ci_low,
-            "ci_high": score.ci_high,
+            **{name: getattr(score, name) for name in _OF_SCORES},
             "p_value": own and own.p_value,
-            "chance": score.chance,
             "n_participants": n_participants,
-            "n_rows": score.n_rows,
             "role": result.role,
             "covariates": ", ".join(result.covariates),
             "harmonized": result.harmonised,
@@ -192,7 +185,6 @@ def build_score_rows(
             "p_statistic": own and own.name,
             "p_statistic_value": own and own.value,
             "p_smallest": own and own.smallest,
-            "bound": score.bound,
             "verdict": result.verdict if is_main else "",
         }
 
@@ -257,9 +249,7 @@ def describe_call(results: ProbeResults, encoder: RunEncoder) -> dict[str, str]:
 def describe_phenotype(one: PhenotypeResult, people: People) -> dict[str, Any]:
     """Describe who was in, who was out and how they were split, the encoder's test and verdict; for classes also what
     the page draws of them."""
-    design, target = one.design, one.design.target
-    known = ~np.isnan(target.values)
-    rows = "sessions" if design.rows.has_sessions else "participants"
+    design, target, known, rows = one.design, one.design.target, one.design.known, one.design.rows.kind
     n_people = len(set(design.rows.participants[known]))
     facts = [
         ("in", f"{int(known.sum())} {rows}" + (f" of {n_people} participants" if design.rows.has_sessions else "")),
@@ -367,11 +357,9 @@ def _name_row(label: str, session: str) -> dict[str, str]:
     return {"participant_id": f"sub-{label}", "session_id": f"ses-{session}" if session else ""}
 
 
-def compute_axes(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_axes(values: Floats) -> tuple[Floats, Floats]:
     """Project rows onto their first two principal axes, features scaled to unit variance: (n, D) -> (n, 2), (2,).
-
-    Coordinates are in standard deviations of the first axis; the second array holds the shares of variance.
-    """
+    Coordinates are in standard deviations of the first axis; the second array holds the shares of variance."""
     centred = values - values.mean(axis=0)
     deviation = centred.std(axis=0)
     centred = centred[:, deviation > 0] / deviation[deviation > 0]

@@ -25,6 +25,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Bools, Floats, Labels, Reals
 from bids_semantoks.statistics.baselines import compute_correlations, compute_covariance
 from bids_semantoks.statistics.harmonise import HarmonisedFeatures
 from bids_semantoks.statistics.metrics import compute_scores, name_main_metric
@@ -34,22 +35,8 @@ from bids_semantoks.statistics.splits import build_splits
 
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_LEAKAGE: Final = 10
-
-#: Identification and intraclass correlations of fewer participants say nothing.
-MIN_PAIRS: Final = 5
+MIN_PAIRS: Final = 5  # identification and intraclass correlations of fewer participants say nothing
 _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
-
-
-def _is_splittable(values: NDArray[np.float64], *, is_class: bool) -> bool:
-    """Check whether a target (n,) can be predicted in five folds: ten values that vary, or two or more classes
-    of five members each, and none with fewer."""
-    known = values[~np.isnan(values)]
-    if len(known) < _MIN_LEAKAGE:
-        return False
-    if not is_class:
-        return bool(np.ptp(known) > 0)
-    counts = np.unique(known, return_counts=True)[1]
-    return len(counts) >= 2 and int(counts.min()) >= MIN_CLASS
 
 
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
@@ -69,7 +56,7 @@ def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult]
     return tuple(found)
 
 
-def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] | None:
+def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> Labels | None:
     """Find groups to keep together: relatives are similar and live at the same site."""
     name = plan.config.probing.group_by
     if name is None or name == target.name or plan.columns[name].has_sessions:
@@ -77,16 +64,20 @@ def _find_families(plan: ProbePlan, rows: Rows, target: Target) -> NDArray[Any] 
     return name_groups(plan.columns[name].find(rows.keys), rows)
 
 
-def _drop_rows(target: Target, is_out: NDArray[np.bool_]) -> Target:
-    """Drop rows, and the classes that become too small without them."""
-    values = np.where(is_out, np.nan, target.values)
-    if not target.classes:
-        return dataclasses.replace(target, values=values)
-    labels = [None if np.isnan(value) else target.classes[int(value)] for value in values]
-    return _build_large_classes(target.name, labels) or dataclasses.replace(target, values=values)
+def _keep_rows(target: Target, usable: Bools) -> Target | None:
+    """Keep only usable rows, and the classes that are large enough in them; None if they cannot be predicted in five
+    folds."""
+    values = np.where(usable, target.values, np.nan)
+    if target.classes:
+        labels = [None if np.isnan(value) else target.classes[int(value)] for value in values]
+        return _build_large_classes(target.name, labels)
+    known = values[~np.isnan(values)]
+    is_varied = len(known) >= _MIN_LEAKAGE and np.ptp(known) > 0
+    return dataclasses.replace(target, values=values) if is_varied else None
 
 
 def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | None:
+    """Build a target of the classes with enough members for five folds; None if they are fewer than two."""
     counts = Counter(labels)
     large = {label for label, count in counts.items() if label is not None and count >= MIN_CLASS}
     if len(large) < 2:
@@ -94,18 +85,18 @@ def _build_large_classes(name: str, labels: Sequence[str | None]) -> Target | No
     return build_class_target(name, [label if label in large else None for label in labels])
 
 
-def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[str]) -> Design | None:
+def _design_leakage(prober: Prober, rows: Rows, whole: Target, names: Sequence[str]) -> Design | None:
     columns, asked = prober.plan.columns, prober.asked
     needed = dict.fromkeys((*names, *filter(None, (asked.harmonize, *asked.harmonize_keep))))
     if any(columns[name].has_sessions for name in needed if name in columns):
         return None
-    found = {name: prober.plan.find_labels(rows, name, target.name) for name in needed}
+    found = {name: prober.plan.find_labels(rows, name, whole.name) for name in needed}
     usable = np.array([all(texts[i] is not None for texts in found.values()) for i in range(len(rows.keys))])
     cells = {name: found[name] for name in names}
-    target = _drop_rows(target, ~usable)
-    if not _is_splittable(target.values, is_class=bool(target.classes)):
+    target = _keep_rows(whole, usable)
+    if target is None:
         return None
-    known: dict[str, Any] = {"n_repeats": prober.asked.n_repeats, "seed": prober.seed}
+    known: dict[str, Any] = {"n_repeats": asked.n_repeats, "seed": prober.seed}
     groups = _find_families(prober.plan, rows, target)
     try:
         splits = build_splits(target.compute_strata(), groups=groups, **known)
@@ -120,9 +111,7 @@ def _design_leakage(prober: Prober, rows: Rows, target: Target, names: Sequence[
         covariates=convert_covariates(cells, usable, prober.plan.categories) if names else None,
         covariate_names=tuple(names),
         groups=groups,
-        blocks=None,
         unit_groups=groups,
-        notes=(),
     )
 
 
@@ -132,31 +121,26 @@ def find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str,
     people: dict[str, dict[str, list[StoredRun]]] = {}
     for run in stored:
         people.setdefault(run.entities["sub"], {}).setdefault(run.entities.get("ses", ""), []).append(run)
-    pairs: dict[str, dict[str, tuple[list[StoredRun], list[StoredRun]]]] = {"sessions": {}, "runs": {}}
+    pairs: dict[str, dict[str, list[list[StoredRun]]]] = {"sessions": {}, "runs": {}}
     for label, sessions in sorted(people.items()):
         named = [runs for session, runs in sorted(sessions.items()) if session]
         if len(named) > 1:
-            pairs["sessions"][label] = named[0], named[1]
-        twice = [two for _, runs in sorted(sessions.items()) if (two := _find_twice(runs)) is not None]
+            pairs["sessions"][label] = named[:2]
+        tasks: dict[tuple[str, str], list[StoredRun]] = {}
+        for session, runs in sorted(sessions.items()):
+            for run in sorted(runs, key=lambda one: one.paths.stem):
+                tasks.setdefault((session, run.entities.get("task", "")), []).append(run)
+        twice = next((runs for runs in tasks.values() if len(runs) > 1), None)
         if twice:
-            pairs["runs"][label] = [twice[0][0]], [twice[0][1]]
+            pairs["runs"][label] = [twice[:1], twice[1:2]]
     return {
-        between: (_build_rows(found, 0, min_kept), _build_rows(found, 1, min_kept)) for between, found in pairs.items()
+        between: (_pick_rows(found, 0, min_kept), _pick_rows(found, 1, min_kept)) for between, found in pairs.items()
     }
 
 
-def _find_twice(runs: Sequence[StoredRun]) -> tuple[StoredRun, StoredRun] | None:
-    tasks: dict[str, list[StoredRun]] = {}
-    for run in sorted(runs, key=lambda one: one.paths.stem):
-        tasks.setdefault(run.entities.get("task", ""), []).append(run)
-    return next(((found[0], found[1]) for found in tasks.values() if len(found) > 1), None)
-
-
-def _build_rows(
-    found: Mapping[str, tuple[list[StoredRun], list[StoredRun]]], side: int, min_kept: float | None
-) -> Rows:
-    runs = tuple(tuple(two[side]) for two in found.values())
-    return Rows(keys=tuple((label, "") for label in found), runs=runs, min_kept=min_kept)
+def _pick_rows(pairs: Mapping[str, Sequence[Sequence[StoredRun]]], side: int, min_kept: float | None) -> Rows:
+    runs = tuple(tuple(two[side]) for two in pairs.values())
+    return Rows(keys=tuple((label, "") for label in pairs), runs=runs, min_kept=min_kept)
 
 
 def measure_retest(
@@ -164,7 +148,7 @@ def measure_retest(
 ) -> list[tuple[str, RetestScore]]:
     """Measure test-retest reliability of models (name to label in file names), and of connectivity among `baselines`,
     each between ``sessions`` or ``runs``. Empty where fewer than five participants were scanned twice."""
-    readers: dict[str, Callable[[Rows], NDArray[Any]]] = {
+    readers: dict[str, Callable[[Rows], Reals]] = {
         name: partial(read_embeddings, model=label) for name, label in models.items()
     }
     readers |= {
@@ -190,9 +174,7 @@ def _read_connectivity(rows: Rows, estimator: str, work_dir: Path | None) -> NDA
 #: People of each class, or of a continuous phenotype at all, that a subgroup must have to be scored: only pairs within
 #: one test fold count, and with fewer, five folds would hold one each.
 MIN_STRATUM: Final = 10
-
-#: Numeric columns with more distinct values are split at their tertiles.
-_MOST_LEVELS: Final = 10
+_MOST_LEVELS: Final = 10  # numeric columns with more distinct values are split at their tertiles
 
 
 def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int) -> list[dict[str, object]]:
@@ -204,7 +186,7 @@ def score_strata(plan: ProbePlan, model: str, one: PhenotypeResult, *, seed: int
         here = set(labels[predictions.tested].tolist())
         for level in [name for name in names if name in here] if len(here) > 1 else ():
             inside = (labels == level) & predictions.tested
-            found.append(_score(one, model, inside, truth, seed=seed) | {"by": by, "level": level})
+            found.append({"by": by, "level": level, **_score(one, model, inside, truth, seed=seed)})
     return found
 
 
@@ -238,9 +220,7 @@ def name_levels(cells: Sequence[str | None]) -> tuple[NDArray[np.str_], Sequence
     return np.where(np.isnan(values), "n/a", thirds), [*names, "n/a"]
 
 
-def _score(
-    one: PhenotypeResult, model: str, inside: NDArray[np.bool_], truth: NDArray[np.float64], *, seed: int
-) -> dict[str, object]:
+def _score(one: PhenotypeResult, model: str, inside: Bools, truth: Floats, *, seed: int) -> dict[str, object]:
     predictions, people = one.models[model].predictions, one.design.rows.participants
     metric, n_people = name_main_metric(is_class=bool(predictions.classes)), len(set(people[inside]))
     counts = [len(set(people[inside & (truth == k)])) for k in range(len(predictions.classes))]
@@ -254,13 +234,9 @@ def _score(
         "phenotype": one.phenotype.name,
         "model": model,
         "metric": metric,
-        "by": "",
-        "level": "",
         "value": value,
         "ci_low": low,
         "ci_high": high,
         "n_participants": n_people,
         "n_least": min(counts, default=n_people),
-        "expected": None,
-        "p_value": None,
     }

@@ -12,14 +12,22 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from bids_semantoks.analyses.analyse import adjust_comparisons
+from bids_semantoks.analyses.choose import name_twin
 from bids_semantoks.analyses.columns import check_columns
 from bids_semantoks.analyses.design import SITE_NAMES, ProbePlan, build_design
-from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.frames import build_score_rows
 from bids_semantoks.analyses.harmonising import harmonise_models
 from bids_semantoks.analyses.probe import Prober
-from bids_semantoks.analyses.rows import MEASURES, EmbeddingFeatures, Rows, build_baselines, compute_measure
+from bids_semantoks.analyses.results import adjust_comparisons
+from bids_semantoks.analyses.rows import (
+    MEASURES,
+    EmbeddingFeatures,
+    Models,
+    Rows,
+    build_baselines,
+    build_rows,
+    compute_measure,
+)
 from bids_semantoks.config import AppConfig, ProbingConfig, RunningConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import hash_values, is_missing
@@ -30,17 +38,14 @@ from bids_semantoks.outputs.features import read_window_table
 from bids_semantoks.outputs.group_tables import build_group_table
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.outputs.store import StoredRun, find_encoders, find_stored_runs, read_sidecar
-from bids_semantoks.quality.cohort import CallFacts, build_rows
+from bids_semantoks.quality.cohort import CallFacts
+from bids_semantoks.quality.cohort import build_rows as build_quality_rows
 from bids_semantoks.statistics.series import weigh_windows
-from bids_semantoks.statistics.spans import Features
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-
 LEVELS: Final = ("participant", "session", "run", "window")
-
-#: Key of the table attribute with the source of its values.
-ORIGIN: Final = "bids_semantoks"
+ORIGIN: Final = "bids_semantoks"  # key of the table attribute with the source of its values
 
 
 def choose_embedded(stored: Sequence[StoredRun], model: str | None) -> tuple[str, list[StoredRun]]:
@@ -69,17 +74,8 @@ def build_output_frame(stored: Sequence[StoredRun], *, level: str, min_kept: flo
     return _build_people(stored, level, min_kept) if level in LEVELS[:2] else _build_runs(stored, level, min_kept)
 
 
-def group_runs(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None) -> Rows:
-    """Group runs by participant or session, sorted by label."""
-    found: dict[tuple[str, str], list[StoredRun]] = {}
-    for run in stored:
-        found.setdefault((run.entities["sub"], run.entities.get("ses", "") if by_session else ""), []).append(run)
-    keys = tuple(sorted(found))
-    return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys), min_kept=min_kept)
-
-
 def _build_people(stored: Sequence[StoredRun], level: str, min_kept: float | None) -> pd.DataFrame:
-    rows = group_runs(stored, by_session=level == "session", min_kept=min_kept)
+    rows = build_rows(stored, by_session=level == "session", min_kept=min_kept, least=0)
     counts, vectors = [], []
     for runs, weights in zip(rows.runs, rows.weights, strict=True):
         read = [_average(run, min_kept) for run in runs]
@@ -100,7 +96,9 @@ def _average(run: StoredRun, min_kept: float | None) -> tuple[int, np.ndarray[An
 
 
 def _build_runs(stored: Sequence[StoredRun], level: str, min_kept: float | None) -> pd.DataFrame:
-    quality = {row["name"]: row for row in build_rows(stored[0].paths.out_dir, CallFacts(model=stored[0].paths.model))}
+    quality = {
+        row["name"]: row for row in build_quality_rows(stored[0].paths.out_dir, CallFacts(model=stored[0].paths.model))
+    }
     columns = list(read_column_descriptions("group_qc"))
     rows, vectors = [], []
     for run in stored:
@@ -174,16 +172,13 @@ def list_keys(frame: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip((one.removeprefix("sub-") for one in subs), sessions, strict=True))
 
 
-#: Baselines that need no stored signals.
-_FROM_TABLE: Final = frozenset({"none", "covariates", "site", "chance"})
+_FROM_TABLE: Final = frozenset({"none", "covariates", "site", "chance"})  # baselines that need no stored signals
 
 
 def probe_frame(frame: pd.DataFrame, asked: ProbingConfig, *, seed: int, min_kept: float | None) -> pd.DataFrame:
-    """Predict a column of a table of embeddings (n, dims) from the others: the rows of group_probe.tsv.
-
-    Rows are sorted by label first, as at the group level. Raises InputError for columns that are missing or cannot be
-    probed, for several rows a participant or session, and for baselines whose signals are unknown.
-    """
+    """Predict a column of a table of embeddings (n, dims) from the others: the rows of group_probe.tsv. Rows are sorted
+    by label first, as at the group level. Raises InputError for columns that are missing or cannot be probed, for
+    several rows a participant or session, and for baselines whose signals are unknown."""
     dims = [name for name in frame.columns if isinstance(name, str) and name.startswith("dim")]
     if not dims:
         raise InputError("The table has no columns dim0001 etc.", hint="Use a table of load_outputs or Embedder.")
@@ -198,7 +193,11 @@ def probe_frame(frame: pd.DataFrame, asked: ProbingConfig, *, seed: int, min_kep
     plan = _plan(frame, rows, asked, seed)
     phenotype = build_phenotype(plan.columns[asked.probe[0]], rows.keys, kind=asked.probe_kind, n_bins=asked.n_bins)
     design = build_design(plan, rows, phenotype)
-    prober = _TableProber(plan, str(origin.get("model", "embedding")), frame[dims].to_numpy(dtype=np.float64))
+    model, values = str(origin.get("model", "embedding")), frame[dims].to_numpy(dtype=np.float64)
+    prober = Prober(plan, model)
+    models: Models = {model: (EmbeddingFeatures(name=model, values=values, label=model, rows=rows),)}
+    models |= build_baselines(rows, [name_twin(model)], prober.baselines, keeps_tables=asked.harmonize is not None)
+    prober.models[rows.keys] = harmonise_models(plan, rows, models)
     (result,) = adjust_comparisons([prober.probe(phenotype, design)])
     scores = [row for one in result.models.values() for row in build_score_rows(phenotype.name, one, rows, None)]
     return build_group_table("group_probe", scores)
@@ -219,9 +218,10 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
     stored = {}
     if origin:
         # The runs that the table averages.
-        found = list(find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"]))
-        chosen = [run for run in found if run.paths.stem in set(origin["runs"])]
-        own = group_runs(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept)
+        stems = set(origin["runs"])
+        found = find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"])
+        chosen = [run for run in found if run.paths.stem in stems]
+        own = build_rows(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept, least=0)
         stored = dict(zip(own.keys, own.runs, strict=True))
     rows = Rows(keys=sorted_keys, runs=tuple(stored.get(key, ()) for key in sorted_keys), min_kept=min_kept)
     return frame.iloc[order], rows
@@ -258,9 +258,6 @@ def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> P
         config=AppConfig(bids_dir=Path(), out_dir=Path(), level="group", probing=asked, running=running),
         columns=dict(columns),
         site=site,
-        given=(),
-        designs=(),
-        n_runs=0,
         categories=frozenset(categories),
         warnings=check_columns(columns, rows.keys, asked, site=site),
     )
@@ -273,19 +270,3 @@ def _spell(name: str, cell: Any) -> str | None:
     if isinstance(cell, float | np.floating):
         return f"{cell:.9g}" if name in MEASURES or float(cell).is_integer() else repr(float(cell))
     return str(cell)
-
-
-class _TableProber(Prober):
-    """Prober of embeddings (n, dims) in memory, by the default protocol."""
-
-    def __init__(self, plan: ProbePlan, model: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        self.prepare(plan, model)
-        self._values = values
-
-    def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
-        """Find the features of the embeddings and of baselines, as `Prober` does."""
-        own = EmbeddingFeatures(name=self.model, values=self._values, label=self.model, rows=rows)
-        baselines = build_baselines(
-            rows, [name_twin(self.model)], self.baselines, keeps_tables=self.asked.harmonize is not None
-        )
-        return harmonise_models(self.plan, rows, {self.model: (own,)} | baselines)

@@ -1,8 +1,6 @@
-"""Results of single phenotypes, each from a call of its own (--probe-part), for the call that joins them.
-
-A part is identified by the hash of everything that determines its results, so that results for other participants,
-signals, encoders or options are never used.
-"""
+"""Results of single phenotypes, each from a call of its own (--probe-part), for the call that joins them. A part is
+identified by the hash of everything that determines its results, so that results for other participants, signals,
+encoders or options are never used."""
 
 from __future__ import annotations
 

@@ -10,15 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
-from bids_semantoks.analyses.choose import choose_stored
-from bids_semantoks.analyses.encoders import load_others, load_replicates
+from bids_semantoks.analyses.choose import choose_stored, load_others, load_replicates
 from bids_semantoks.analyses.rows import Rows, build_rows
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.options import check
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, find_missing
 from bids_semantoks.errors import InputError, RunFailed
-from bids_semantoks.inputs.names import split_named
-from bids_semantoks.inputs.pipelines import OURS, read_description, recognise_pipeline
+from bids_semantoks.inputs.names import OURS, read_description, recognise_pipeline, split_named
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.group_words import name_prepared
 from bids_semantoks.outputs.methods import describe_preparation
@@ -27,12 +25,8 @@ from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.statistics.spans import Features
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Name of the preparation in OUT_DIR.
-_MAIN: Final = "main"
-
-#: Why a run of the main preparation is not used.
-_REASON: Final = "other_preparation"
+_MAIN: Final = "main"  # name of the preparation in OUT_DIR
+_REASON: Final = "other_preparation"  # why a run of the main preparation is not used
 
 Scan = tuple[str, str]  # participant and session label
 
@@ -69,11 +63,9 @@ def _name_scan(run: StoredRun) -> Scan:
 
 
 def open_preparations(config: AppConfig, chosen: Sequence[StoredRun]) -> tuple[Preparation, ...]:
-    """Open the further preparations of a call whose runs of the main one are `chosen`.
-
-    Raises ConfigurationError for a name or folder that cannot be used, InputError if a folder is not an output
-    directory of this program or holds none of the scans.
-    """
+    """Open the further preparations of a call whose runs of the main one are `chosen`. Raises ConfigurationError for a
+    name or folder that cannot be used, InputError if a folder is not an output directory of this program or holds none
+    of the scans."""
     named = _list_named(config)
     if not named:
         return ()

@@ -5,40 +5,39 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bids_semantoks.analyses.added import add_encoders
+from bids_semantoks.analyses.choose import name_twin
 from bids_semantoks.analyses.design import Design, ProbePlan
-from bids_semantoks.analyses.encoders import name_twin
 from bids_semantoks.analyses.estimate import SharedFolds
 from bids_semantoks.analyses.harmonising import describe_harmonised, harmonise_models
 from bids_semantoks.analyses.predictors import Predict, build_predictors, find_removed, predict_together
 from bids_semantoks.analyses.results import ModelResult, PhenotypeResult
 from bids_semantoks.analyses.rows import (
     EmbeddingFeatures,
+    Models,
     Rows,
-    build_models,
-    build_others,
-    build_readouts,
-    build_site_features,
+    build_baselines,
     count_pretrained,
+    read_features,
+    read_readouts,
 )
 from bids_semantoks.disk import read_array
 from bids_semantoks.embedding import RunEncoder, embed_mean
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_values, write_array
 from bids_semantoks.inputs.phenotypes import Phenotype
-from bids_semantoks.outputs.group_words import describe_test, split_prepared
+from bids_semantoks.outputs.group_words import describe_test, name_added, split_prepared
 from bids_semantoks.outputs.store import StoredRun
+from bids_semantoks.records import Bools, Floats
 from bids_semantoks.reports.group_phenotype import name_masked, name_whole
 from bids_semantoks.runtime.logs import Progress
-from bids_semantoks.statistics.baselines import OF_SIGNALS
+from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
 from bids_semantoks.statistics.metrics import (
     CLASS_METRICS,
     Score,
@@ -58,84 +57,71 @@ from bids_semantoks.statistics.significance import (
 from bids_semantoks.statistics.spans import Features, TableFeatures
 
 LOGGER = logging.getLogger("bids_semantoks")
+_MIN_GROUPS: Final = 5  # with fewer exchangeable groups there are too few permutations
 
-#: With fewer exchangeable groups there are too few permutations.
-_MIN_GROUPS: Final = 5
-
-#: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and an
-#: ensemble has no features of its own.
-_UNTESTED: Final = ("importance", "finetuned", "ensemble")
+#: Roles without a permutation test: masks are compared with each other, training would be repeated each time, and the
+#: mean of the predictions of several models has no features of its own.
+_UNTESTED: Final = ("importance", "finetuned", "ensemble", "added")
 
 
 class Prober:
     """Runner of models over phenotypes; features are built once for participants and once for sessions. Scores are
-    averaged over `replicates`, encoders of other seeds with complete embeddings, as have `others`,
-    encoders that are compared with the first."""
-
-    encoders: tuple[RunEncoder, ...]
-    others: tuple[RunEncoder, ...]
-    predictors: dict[str, Predict]
+    averaged over `encoders` of several seeds with complete embeddings, as have `others`, which are compared with the
+    first. Without encoders, only the nested protocol predicts."""
 
     def __init__(
-        self,
-        plan: ProbePlan,
-        encoder: RunEncoder,
-        *,
-        replicates: Sequence[RunEncoder] = (),
-        others: Sequence[RunEncoder] = (),
+        self, plan: ProbePlan, model: str, encoders: Sequence[RunEncoder] = (), others: Sequence[RunEncoder] = ()
     ) -> None:
-        self.prepare(plan, encoder.loaded.name)
-        self.encoders, self.others = (encoder, *replicates), tuple(others)
-        self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
-        self.predictors = build_predictors(plan.config, encoder, self.progress) | self.predictors
-
-    def prepare(self, plan: ProbePlan, model: str) -> None:
-        """Set what needs no encoder but the label of one: the nested protocol of a plan."""
         self.plan, self.asked, self.seed = plan, plan.config.probing, plan.config.running.random_seed
         self.model, self.progress = model, Progress("Probing")
-        self.encoders, self.others = (), ()
+        self.encoders, self.others = tuple(encoders), tuple(others)
+        self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         together = partial(predict_together, seed=self.seed, each=partial(self.progress.each, "fold"))
         self.sharing = SharedFolds([one for _, one in plan.designs], together, stays=self._is_kept)
-        self.predictors = {"nested": self.sharing.predict}
+        self.predictors: dict[str, Predict] = {}
+        if encoders:
+            self.predictors = build_predictors(plan.config, encoders[0], self.progress)
+        self.predictors["nested"] = self.sharing.predict
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
-        self._models: dict[tuple[tuple[str, str], ...], dict[str, tuple[Features, ...]]] = {}
+        self.models: dict[tuple[tuple[str, str], ...], Models] = {}  # by the keys of their rows
 
-    def find_models(self, rows: Rows) -> dict[str, tuple[Features, ...]]:
+    def find_models(self, rows: Rows) -> Models:
         """Find the features of all models except those that depend on the phenotype, building them only once."""
-        if rows.keys not in self._models:
+        if rows.keys not in self.models:
             LOGGER.info("Reading %d rows for %s.", len(rows.keys), ", ".join([self.model, *self.baselines]))
             models, self.readouts = self._build_models(rows, self.encoders, self.others, self.baselines)
             for one in self.plan.preparations:
                 baselines = [name for name in self.baselines if name in OF_SIGNALS]
                 models |= one.label(self._build_models(one.find_rows(rows), one.encoders, one.others, baselines)[0])
-            self._models[rows.keys] = harmonise_models(self.plan, rows, models)
-        return self._models[rows.keys]
+            self.models[rows.keys] = harmonise_models(self.plan, rows, models)
+        return self.models[rows.keys]
 
     def _is_kept(self, features: Features) -> bool:
         """Return whether features stay for all phenotypes."""
-        kept = (parts for models in self._models.values() for parts in models.values())
+        kept = (parts for models in self.models.values() for parts in models.values())
         return any(features is one for parts in kept for one in parts)
 
     def _build_models(
         self, rows: Rows, encoders: Sequence[RunEncoder], others: Sequence[RunEncoder], baselines: Sequence[str]
-    ) -> tuple[dict[str, tuple[Features, ...]], tuple[str, ...]]:
+    ) -> tuple[Models, tuple[str, ...]]:
         """Build the models of one preparation, and list those that are further readouts."""
-        labels = [encoder.loaded.name for encoder in encoders]
         twins = [name_twin(self.model, number) for number in range(len(encoders))]
         how: Any = {"work_dir": self.plan.config.running.work_dir, "keeps_tables": self.asked.harmonize is not None}
-        own, *rest = build_models(rows, labels, twins, baselines, **how).items()
-        further, readouts = build_others(rows, others), build_readouts(rows, encoders, seed=self.seed)
-        for one in others:
-            readouts |= build_readouts(rows, [one], seed=self.seed)
-        return dict([own, *further.items(), *readouts.items(), *rest]), tuple(readouts)
+        models: Models = {}
+        readouts: Models = {}
+        for alike in (encoders, *([one] for one in others)):
+            (name, own), *further = read_readouts(rows, alike, seed=self.seed).items()
+            models[name] = own
+            readouts |= dict(further)
+        return models | readouts | build_baselines(rows, twins, baselines, **how), tuple(readouts)
 
     def find_features(self, rows: Rows) -> tuple[Features, ...]:
         """Find the features of the encoder alone, which takes no signals to be read."""
-        if rows.keys in self._models:
-            return self._models[rows.keys][self.model]
-        models = build_models(rows, [encoder.loaded.name for encoder in self.encoders], (), ())
-        return harmonise_models(self.plan, rows, models)[self.model]
+        if rows.keys in self.models:
+            return self.models[rows.keys][self.model]
+        own = read_features(rows, self.model, [encoder.loaded.name for encoder in self.encoders])
+        return harmonise_models(self.plan, rows, {self.model: own})[self.model]
 
     def probe(self, phenotype: Phenotype, design: Design) -> PhenotypeResult:
         """Predict one phenotype by all models, the encoder first."""
@@ -144,10 +130,9 @@ class Prober:
         n_masked = 2 * len(self.masker.networks) if self.asked.network_importance else 0
         total = len(models) + n_masked + self.asked.finetune
         for model, features in self.progress.each("model", models.items(), total=total):
-            role = "readout" if model in self.readouts else "baseline"
-            role = "encoder" if model in (self.model, *(one.loaded.name for one in self.others)) else role
             base, preparation = split_prepared(model)
-            role = "preparation" if preparation else role
+            role = "readout" if model in self.readouts else "preparation" if preparation else "baseline"
+            role = "encoder" if model in (self.model, *(one.loaded.name for one in self.others)) else role
             protocol = self.asked.protocol if isinstance(features[0], EmbeddingFeatures) else "nested"
             parts = self.predict(features, design, protocol)
             result = self.judge(parts, features, design, role=role, protocol=protocol)
@@ -162,24 +147,27 @@ class Prober:
         for features in self.progress.each("model", tuned_features, total=total, before=total - 1):
             tuned = self.run(features, design, role="finetuned", protocol="finetune")
             _add(results, tuned.predictions.model, tuned, results[self.model])
-        for name, added in add_encoders(results, partial(self.score, design=design)).items():
-            _add(results, name, added)
+        self._add_encoders(models, design, results)
         # Only the additions need the predictions of each seed.
         results = {name: dataclasses.replace(one, parts=()) for name, one in results.items()}
         tested = {str(p) for p in design.rows.participants[results[self.model].predictions.tested]}
         known = count_pretrained(tested, *self.encoders, *self.others)
         return PhenotypeResult(phenotype=phenotype, design=design, models=results, n_pretrained=known)
 
-    def _build_own_models(self, design: Design) -> dict[str, tuple[Features, ...]]:
+    def _build_own_models(self, design: Design) -> Models:
         """Build the models that depend on the phenotype: covariates alone, site alone."""
-        models: dict[str, tuple[Features, ...]] = {}
+        models: Models = {}
         site, name = self.plan.site, design.target.name
         # A held-out site is unseen by every model, so site alone predicts nothing.
         is_known = bool(site) and site not in (name, self.asked.leave_out)
         if is_known and "site" in self.baselines:
             column = self.plan.columns[site]
             if design.rows.has_sessions or not column.has_sessions:
-                models["site"] = (build_site_features(column.find(design.rows.keys)),)
+                # One indicator per site; rows without a site form one more.
+                labels = [label or "" for label in column.find(design.rows.keys)]
+                sites = sorted(set(labels))
+                values = np.array([[float(label == one) for one in sites] for label in labels])
+                models["site"] = (TableFeatures(name="site", values=values),)
         if "covariates" in self.baselines and design.covariates is not None:
             models["covariates"] = (TableFeatures(name="covariates", values=design.covariates),)
         return models
@@ -237,6 +225,23 @@ class Prober:
         for name, features in self.progress.each("model", masked.items(), total=total, before=before):
             _add(results, name, self.run(features, design, role="importance"), whole)
 
+    def _add_encoders(
+        self, models: Mapping[str, Sequence[Features]], design: Design, results: dict[str, ModelResult]
+    ) -> None:
+        """Measure the added value of each encoder: the mean of its predictions and those of a baseline, compared with
+        the baseline alone. Baselines are the first available kind of connectivity, and covariates. Not the kind that
+        scored best, since selection by test scores would favour the baseline."""
+        kinds = [name for name in CONNECTIVITY if name in results][:1]
+        encoders = [name for name, result in results.items() if result.role == "encoder"]
+        for base in [results[name] for name in (*kinds, "covariates") if name in results]:
+            for encoder in encoders:
+                name = name_added(base.predictions.model, encoder)
+                parts = [average_models([base.parts[0], one], name) for one in results[encoder].parts]
+                protocol = results[encoder].protocol
+                added = self.judge(parts, models[encoder], design, role="added", protocol=protocol)
+                comparison = compare_models(added.predictions, base.predictions, added.main.metric)
+                _add(results, name, dataclasses.replace(added, comparison=comparison))
+
     def _permute(
         self, features: Features, designs: Sequence[Design], *, is_nested: bool
     ) -> list[PermutationTest | None]:
@@ -292,14 +297,14 @@ class NetworkMasker:
 
     def __init__(self, encoders: Sequence[RunEncoder], work_dir: Path | None) -> None:
         self.encoders, self.work_dir = encoders, work_dir
-        self._known: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._known: dict[tuple[str, str], Floats] = {}
 
     @property
     def networks(self) -> tuple[str, ...]:
         """Networks of the encoder that the atlas has."""
         return tuple(self.encoders[0].frozen.networks)
 
-    def build_features(self, rows: Rows, model: str) -> dict[str, tuple[Features, ...]]:
+    def build_features(self, rows: Rows, model: str) -> Models:
         """Build features by variant, one per encoder: each network alone, then all without each. Raises
         ConfigurationError if the encoder does not separate networks."""
         names = [name_masked(model, network, is_alone=alone) for alone in (True, False) for network in self.networks]
@@ -309,7 +314,7 @@ class NetworkMasker:
             for number, name in enumerate(names)
         }
 
-    def _embed_rows(self, rows: Rows, encoder: RunEncoder) -> NDArray[np.float64]:
+    def _embed_rows(self, rows: Rows, encoder: RunEncoder) -> Floats:
         networks = encoder.frozen.networks
         own = np.stack(list(networks.values()))  # (networks, N)
         if len(own) < 2 or own.all(axis=1).any():
@@ -322,36 +327,26 @@ class NetworkMasker:
         start, n_runs, known = time.monotonic(), sum(map(len, rows.runs)), len(self._known)
         LOGGER.info("Masking networks: %d variants of %d runs by %s.", len(hidden), n_runs, encoder.loaded.name)
         table = []
-        every = Progress("Masking networks").each(
-            "row", zip(rows.runs, rows.weights, strict=True), total=len(rows.runs)
-        )
-        for runs, weights in every:
+        every = zip(rows.runs, rows.weights, strict=True)
+        for runs, weights in Progress("Masking networks").each("row", every, total=len(rows.runs)):
             variants = [self._embed_run(run, encoder, hidden, rows.min_kept) for run in runs]  # (V, D) each
             table.append(np.average(variants, axis=0, weights=weights))
         seconds = time.monotonic() - start
         LOGGER.info("Masking networks took %.1f s for %d runs.", seconds, len(self._known) - known)
         return np.asarray(table, dtype=np.float64)
 
-    def _embed_run(
-        self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_], min_kept: float | None
-    ) -> NDArray[np.float64]:
+    def _embed_run(self, run: StoredRun, encoder: RunEncoder, hidden: Bools, min_kept: float | None) -> Floats:
         """Embed all variants of a run, mean over windows (V, D), or load them from the cache."""
         key = run.paths.stem, encoder.loaded.name
-        if key not in self._known:
-            path = self._name_cache(run, encoder, hidden, min_kept)
-            if path is not None and path.is_file():
-                self._known[key] = read_array(path)
-            else:
-                self._known[key] = embed_mean(run, encoder, min_kept=min_kept, hidden=hidden)
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_array(path, self._known[key])
+        if key in self._known:
+            return self._known[key]
+        decides = [encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist(), min_kept]
+        path = self.work_dir / "masked" / f"{hash_values(decides)}.npy" if self.work_dir is not None else None
+        if path is not None and path.is_file():
+            self._known[key] = read_array(path)
+        else:
+            self._known[key] = embed_mean(run, encoder, min_kept=min_kept, hidden=hidden)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_array(path, self._known[key])
         return self._known[key]
-
-    def _name_cache(
-        self, run: StoredRun, encoder: RunEncoder, hidden: NDArray[np.bool_], min_kept: float | None
-    ) -> Path | None:
-        if self.work_dir is None:
-            return None
-        digest = hash_values([encoder.settings, run.sidecar["TableSHA256"], run.paths.stem, hidden.tolist(), min_kept])
-        return self.work_dir / "masked" / f"{digest}.npy"

@@ -1,7 +1,5 @@
 """The published probe, in torch for GPUs: BatchNorm and a linear layer per learning rate, chosen on validation windows.
-
-Legend: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n rows.
-"""
+Legend: R repetitions, L learning rates, C outputs, D features, B windows in a batch, m windows, n rows."""
 
 from __future__ import annotations
 
@@ -11,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bids_semantoks.models.encoder import draw_head
-from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target
+from bids_semantoks.records import Floats, Indices, Reals
+from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.splits import Split
 
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
@@ -30,8 +28,8 @@ class WindowTable:
     """Embeddings of single windows."""
 
     name: str  # of the model, in reports
-    values: NDArray[np.floating[Any]]  # (m, D), finite
-    row_of: NDArray[np.int64]  # (m,) row (participant or session) of each window
+    values: Reals  # (m, D), finite
+    row_of: Indices  # (m,) row (participant or session) of each window
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.row_of.shape != self.values.shape[:1]:
@@ -70,9 +68,8 @@ def cross_validate_published(
         for index, split in enumerate(group):
             rate = probe.select(heads, split, index)
             where, rows = (split.repetition, split.fold), (split.train, split.test)
-            train, test = (
-                probe.average_outputs(heads, part, index, rate) for part in (np.sort(split.train), split.test)
-            )
+            parts = np.sort(split.train), split.test
+            train, test = (probe.average_outputs(heads, part, index, rate) for part in parts)
             scores = probe.scale(test, split)
             logits = (_find_logits(train), _find_logits(test)) if probe.target.is_class else None
             table.add(where, rows, scores, rates[rate], logits=logits, weighs_classes_alike=False)
@@ -90,10 +87,8 @@ def _group_splits(probe: PublishedProbe, splits: Sequence[Split]) -> list[list[S
 
 
 class PublishedProbe:
-    """Train, select and test heads over the splits of one phenotype.
-
-    Continuous targets are standardised by the training windows: otherwise a learning rate would depend on their unit.
-    """
+    """Train, select and test heads over the splits of one phenotype. Continuous targets are standardised by the
+    training windows: otherwise a learning rate would depend on their unit."""
 
     def __init__(
         self, table: WindowTable, target: Target, *, device: str = "cpu", dtype: torch.dtype = torch.float32
@@ -104,11 +99,11 @@ class PublishedProbe:
         self.windows = torch.as_tensor(table.values - shift).to(device=device, dtype=dtype)
         self.shift = torch.as_tensor(shift).to(self.windows)
 
-    def find_windows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def find_windows(self, rows: Indices) -> Indices:
         """Find the windows of rows: positions in the table, ascending."""
         return np.flatnonzero(np.isin(self.table.row_of, rows))
 
-    def compute_targets(self, split: Split) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    def compute_targets(self, split: Split) -> tuple[Floats, tuple[float, float]]:
         """Compute targets (m, C), class indicators or standardised values, and the training windows' (mean, SD)."""
         labels = self.target.compute_labels(split.train)[self.table.row_of]
         if self.target.is_class:
@@ -137,14 +132,11 @@ class PublishedProbe:
         return heads
 
     def select(self, heads: Heads, split: Split, index: int) -> int:
-        """Choose the position of the best rate on validation windows, by balanced accuracy or absolute error.
-
-        Rates of `heads` must descend, so that the largest wins a tie; `index` is the split's position in `heads`.
-        """
+        """Choose the position of the best rate on validation windows, by balanced accuracy or absolute error. Rates of
+        `heads` must descend, so that the largest wins a tie; `index` is the split's position in `heads`."""
         found = self.find_windows(split.validation)
         targets, _ = self.compute_targets(split)
-        outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)
-        values = outputs.double().cpu().numpy()  # (B, L, C)
+        values = self._predict(heads, found, index)  # (B, L, C)
         if not self.target.is_class:
             return int(np.abs(values - targets[found][:, None]).mean(axis=(0, 2)).argmin())
         labels = targets[found].argmax(axis=1)
@@ -152,25 +144,28 @@ class PublishedProbe:
         recalls = [hit[labels == k].mean(axis=0) for k in np.unique(labels)]
         return int(np.mean(recalls, axis=0).argmax())
 
-    def average_outputs(self, heads: Heads, part: NDArray[np.int64], index: int, rate: int) -> NDArray[np.float64]:
+    def _predict(self, heads: Heads, found: Indices, index: int) -> Floats:
+        windows = self.windows[torch.as_tensor(found, device=self.windows.device)]
+        return np.asarray(heads.predict(windows, index).double().cpu().numpy())
+
+    def average_outputs(self, heads: Heads, part: Indices, index: int, rate: int) -> Floats:
         """Average the outputs of the head of a rate over the windows of each row of a part: (rows, C)."""
         found = self.find_windows(part)
-        outputs = heads.predict(self.windows[torch.as_tensor(found, device=self.windows.device)], index)[:, rate]
+        outputs = self._predict(heads, found, index)[:, rate]
         rows = np.searchsorted(part, self.table.row_of[found])
         total = np.zeros((len(part), outputs.shape[1]))
-        np.add.at(total, rows, outputs.double().cpu().numpy())
+        np.add.at(total, rows, outputs)
         return np.asarray(total / np.bincount(rows, minlength=len(part))[:, None])
 
-    def scale(self, outputs: NDArray[np.float64], split: Split) -> NDArray[np.float64]:
+    def scale(self, outputs: Floats, split: Split) -> Floats:
         """Turn outputs (rows, C) of heads trained on a split into class probabilities, or values in their own unit."""
         if self.target.is_class:
-            odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+            return compute_probabilities(outputs, is_softmax=True)
         _, (centre, deviation) = self.compute_targets(split)
         return np.asarray(outputs * deviation + centre)
 
 
-def _find_logits(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+def _find_logits(outputs: Floats) -> Floats:
     """Find the decision values (n, m) behind outputs (n, C): the difference of two, else each against their mean, which
     a shift of all leaves alone."""
     if outputs.shape[1] == 2:
@@ -178,11 +173,9 @@ def _find_logits(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(outputs - outputs.mean(axis=1, keepdims=True))
 
 
-def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Draw the batches of a repetition: positions (B,), an eighth of the windows each, between 2 and 256.
-
-    The last batch of a pass is smaller; a single window is dropped, since it has no variance.
-    """
+def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[Indices]:
+    """Draw the batches of a repetition: positions (B,), an eighth of the windows each, between 2 and 256. The last
+    batch of a pass is smaller; a single window is dropped, since it has no variance."""
     size = max(2, min(256, n_windows // 8))
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
@@ -193,11 +186,9 @@ def draw_batches(n_windows: int, *, epochs: int, seed: int) -> Iterator[NDArray[
 
 
 class Heads:
-    """Heads of several repetitions and learning rates, each trained as if alone, from first weights (R, C, D).
-
-    Heads that see the same batches share their normalisation, since BatchNorm has no parameters before its affine part.
-    The loss is cross-entropy over C classes, or the absolute error of one output.
-    """
+    """Heads of several repetitions and learning rates, each trained as if alone, from first weights (R, C, D). Heads
+    that see the same batches share their normalisation, since BatchNorm has no parameters before its affine part. The
+    loss is cross-entropy over C classes, or the absolute error of one output."""
 
     def __init__(self, weights: Tensor, rates: Sequence[float], *, is_class: bool) -> None:
         n_repeats, n_outputs, n_features = weights.shape
@@ -214,11 +205,11 @@ class Heads:
         self.mean = torch.zeros(n_repeats, 1, n_features, **options)
         self.variance = torch.ones(n_repeats, 1, n_features, **options)
 
-    def compute_outputs(self, normed: Tensor) -> Tensor:
-        """Apply all heads to normalised windows: (R, B, D) -> (R, B, L, C) logits or values."""
-        weight, gamma, beta = self._split(self.parameters)
+    def compute_outputs(self, normed: Tensor, part: slice = slice(None)) -> Tensor:
+        """Apply the heads of some repetitions to normalised windows: (R, B, D) -> (R, B, L, C) logits or values."""
+        weight, gamma, beta = self._split(self.parameters[part])
         folded = weight * gamma  # (R, L, C, D)
-        shift = (weight @ beta.transpose(2, 3)).squeeze(3) + self.biases  # (R, L, C)
+        shift = (weight @ beta.transpose(2, 3)).squeeze(3) + self.biases[part]  # (R, L, C)
         flat = torch.baddbmm(shift.flatten(1)[:, None], normed, folded.flatten(1, 2).transpose(1, 2))
         return flat.reshape(*normed.shape[:2], *shift.shape[1:])
 
@@ -238,11 +229,9 @@ class Heads:
         self.mean.lerp_(mean, NORM_MOMENTUM)
         self.variance.lerp_(variance * (size / (size - 1)), NORM_MOMENTUM)
         outputs = self.compute_outputs(normed)
-        error = (
-            outputs.softmax(dim=3) - targets[:, :, None] if self.is_class else (outputs - targets[:, :, None]).sign()
-        )
-        error = error / size  # (R, B, L, C)
-        self._descend(normed, error)
+        wanted = targets[:, :, None]
+        error = outputs.softmax(dim=3) - wanted if self.is_class else (outputs - wanted).sign()
+        self._descend(normed, error / size)  # (R, B, L, C)
 
     def _descend(self, normed: Tensor, error: Tensor) -> None:
         """Update all heads: outputs x V' + W beta + b, V = W * gamma, with gradient G give dV = G' x and, exactly, W:
@@ -262,7 +251,5 @@ class Heads:
     def predict(self, windows: Tensor, repetition: int) -> Tensor:
         """Apply the heads of one repetition, with running mean and variance: (B, D) -> (B, L, C) logits or values."""
         part = slice(repetition, repetition + 1)
-        one = Heads.__new__(Heads)
-        one.n_outputs, one.parameters, one.biases = self.n_outputs, self.parameters[part], self.biases[part]
         normed = (windows[None] - self.mean[part]) * torch.rsqrt(self.variance[part] + NORM_EPS)
-        return one.compute_outputs(normed)[0]
+        return self.compute_outputs(normed, part)[0]

@@ -17,16 +17,14 @@ from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.files import read_rows
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import Phenotype
+from bids_semantoks.records import Floats
 from bids_semantoks.statistics.metrics import Score, name_main_metric
 from bids_semantoks.statistics.predictions import Predictions
 from bids_semantoks.statistics.reliability import RetestScore
-from bids_semantoks.statistics.significance import Comparison, PermutationTest, judge
+from bids_semantoks.statistics.significance import Comparison, PermutationTest, adjust_holm, judge
 
-#: Columns with more levels are counted, not listed.
-_MOST_LEVELS: Final = 6
-
-#: Columns of the table that are there for every phenotype.
-_OWN: Final = ("mean_fd", "kept_seconds")
+_MOST_LEVELS: Final = 6  # columns with more levels are counted, not listed
+_OWN: Final = ("mean_fd", "kept_seconds")  # columns of the table that are there for every phenotype
 
 
 class People:
@@ -103,7 +101,7 @@ def describe_cells(cells: Sequence[str | None] | NDArray[Any]) -> str:
     return ", ".join(filter(None, (text, missing)))
 
 
-def describe_numbers(values: NDArray[np.float64]) -> str:
+def describe_numbers(values: Floats) -> str:
     """Describe numbers by their mean and SD; empty if all are NaN."""
     known = values[~np.isnan(values)]
     if not len(known):
@@ -172,6 +170,21 @@ class PhenotypeResult:
     n_pretrained: int | None  # tested participants the encoder was pretrained on; None if unknown
 
 
+def adjust_comparisons(results: Sequence[PhenotypeResult]) -> list[PhenotypeResult]:
+    """Adjust the p values of all comparisons of a call (Holm): phenotypes, baselines and masks."""
+    adjusted = [dict(one.models) for one in results]
+    compared = [
+        (models, name, result.comparison.p_value)
+        for models in adjusted
+        for name, result in models.items()
+        if result.comparison is not None
+    ]
+    p_values = adjust_holm([p_value for _, _, p_value in compared])
+    for (models, name, _), p_value in zip(compared, p_values.tolist(), strict=True):
+        models[name] = dataclasses.replace(models[name], p_holm=p_value)
+    return [dataclasses.replace(one, models=models) for one, models in zip(results, adjusted, strict=True)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProbeResults:
     """Results of all probes of a call."""
@@ -186,5 +199,6 @@ class ProbeResults:
     strata: tuple[dict[str, object], ...]  # rows of group_strata.tsv: scores by site, repetition time and --strata
     retest: tuple[tuple[str, RetestScore], ...]  # of participants scanned twice, between ``sessions`` or ``runs``
     networks: tuple[str, ...]  # those that were masked
-    pretraining: str  # overlap with the pretraining participants, in words
+    n_pretrained: int | None  # participants that the encoders were pretrained on; None if unknown
+    pretraining: str  # the same in words, of the first encoder
     warnings: tuple[str, ...]

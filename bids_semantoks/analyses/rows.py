@@ -7,29 +7,29 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_semantoks.config import AppConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.files import hash_text
-from bids_semantoks.outputs.features import read_embedding, read_mean_embedding
+from bids_semantoks.outputs.features import keep_first_sessions, read_embedding, read_mean_embedding
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.runtime.logs import Progress
-from bids_semantoks.statistics.baselines import (
-    CONNECTIVITY,
-    build_chance,
-    build_column_features,
-    build_connectivity_features,
-    compute_moments,
-)
+from bids_semantoks.statistics.baselines import CONNECTIVITY, build_connectivity_features, compute_moments
 from bids_semantoks.statistics.series import weigh_runs
 from bids_semantoks.statistics.spans import Features, TableFeatures
 from bids_semantoks.training.packed import PackedRun, SignalStore
 
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_VOLUMES: Final = 3
+
+
+#: Features of models by name, the encoder first; several where scores are averaged over seeds.
+Models = dict[str, tuple[Features, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,12 @@ class Rows:
         return any(session for _, session in self.keys)
 
     @property
-    def weights(self) -> list[NDArray[np.float64]]:
+    def kind(self) -> str:
+        """What rows are, in words."""
+        return "sessions" if self.has_sessions else "participants"
+
+    @property
+    def weights(self) -> list[Floats]:
         """Weight of each run in the mean of its row: (runs,) for each row."""
         is_weighted = self.min_kept is not None
         return [weigh_runs([run.kept_seconds for run in runs], is_weighted=is_weighted) for runs in self.runs]
@@ -63,11 +68,14 @@ class Rows:
         return self.participants if self.has_sessions else None
 
 
-def build_rows(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None) -> Rows:
-    """Collect runs by participant or session, sorted by label; runs with fewer than 3 volumes kept are skipped."""
+def build_rows(
+    stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None, least: int = _MIN_VOLUMES
+) -> Rows:
+    """Collect runs by participant or session, sorted by label; runs with fewer than `least` volumes kept are
+    skipped."""
     found: dict[tuple[str, str], list[StoredRun]] = {}
     for run in stored:
-        if run.sidecar["VolumesKept"] < _MIN_VOLUMES:
+        if run.sidecar["VolumesKept"] < least:
             LOGGER.warning("Skipping %s: too few volumes to probe (%d).", run.paths.stem, run.sidecar["VolumesKept"])
             continue
         key = run.entities["sub"], run.entities.get("ses", "") if by_session else ""
@@ -76,7 +84,14 @@ def build_rows(stored: Sequence[StoredRun], *, by_session: bool, min_kept: float
     return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys), min_kept=min_kept)
 
 
-def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
+def build_probe_rows(config: AppConfig, stored: Sequence[StoredRun], *, has_sessions: bool) -> Rows:
+    """Collect the rows that a column is predicted in, which may have values by session, as --sessions says."""
+    how = config.selection.sessions
+    chosen = keep_first_sessions(stored) if how == "first" else stored
+    return build_rows(chosen, by_session=has_sessions or how == "each", min_kept=config.min_kept)
+
+
+def read_embeddings(rows: Rows, model: str) -> Floats:
     """Average embeddings over the windows of a run, then over the runs of a row, weighted as in `rows`: (n, D)."""
     return np.stack(
         [
@@ -86,7 +101,7 @@ def read_embeddings(rows: Rows, model: str) -> NDArray[np.float64]:
     )
 
 
-def read_window_embeddings(rows: Rows, model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def read_window_embeddings(rows: Rows, model: str) -> tuple[NDArray[np.float32], Indices]:
     """Read the embeddings of all windows (m, D) and the row of each (m,)."""
     parts = [[read_embedding(_name_model(run, model)) for run in runs] for runs in rows.runs]
     counts = [sum(map(len, part)) for part in parts]
@@ -136,32 +151,22 @@ def _pack(runs: Mapping[str, StoredRun]) -> Iterator[PackedRun]:
         )
 
 
-def _find_kept_share(run: StoredRun) -> float:
-    return float(run.sidecar["VolumesKept"] / max(run.sidecar["VolumesTotal"], 1))
-
-
-def _find_scrubbed_share(run: StoredRun) -> float:
-    return float(run.sidecar["VolumesDropped"]["Scrubbed"]["Count"] / max(run.sidecar["VolumesTotal"], 1))
-
-
-def _find_temporal_snr(run: StoredRun) -> float | None:
-    value: float | None = run.sidecar.get("TemporalSNR", {}).get("Median")
-    return value
-
-
 #: Measures of quality that every run has without a table, by the name to ask for: how to find that of a run, None where
 #: it is unknown, and how runs of a row are joined.
 MEASURES: Final[dict[str, tuple[Callable[[StoredRun], float | None], str]]] = {
     "mean_fd": (lambda run: run.sidecar["MeanFramewiseDisplacement"], "mean"),
     "max_fd": (lambda run: run.sidecar.get("MaximumFramewiseDisplacement"), "max"),
     "kept_seconds": (lambda run: run.kept_seconds, "sum"),
-    "kept_share": (_find_kept_share, "mean"),
-    "scrubbed_share": (_find_scrubbed_share, "mean"),
-    "temporal_snr": (_find_temporal_snr, "mean"),
+    "kept_share": (lambda run: run.sidecar["VolumesKept"] / max(run.sidecar["VolumesTotal"], 1), "mean"),
+    "scrubbed_share": (
+        lambda run: run.sidecar["VolumesDropped"]["Scrubbed"]["Count"] / max(run.sidecar["VolumesTotal"], 1),
+        "mean",
+    ),
+    "temporal_snr": (lambda run: run.sidecar.get("TemporalSNR", {}).get("Median"), "mean"),
 }
 
 
-def compute_measure(rows: Rows, name: str) -> NDArray[np.float64]:
+def compute_measure(rows: Rows, name: str) -> Floats:
     """Compute one of `MEASURES` (n,) over the runs of each row that have it, means weighted as `rows` weigh runs; NaN
     where no run has it."""
     find, how = MEASURES[name]
@@ -178,7 +183,7 @@ def compute_measure(rows: Rows, name: str) -> NDArray[np.float64]:
     return np.array(found)
 
 
-def compute_motion(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_motion(rows: Rows) -> tuple[Floats, Floats]:
     """Compute mean framewise displacement (n,) in mm, NaN where no run has it, and seconds of kept data (n,)."""
     return compute_measure(rows, "mean_fd"), compute_measure(rows, "kept_seconds")
 
@@ -191,58 +196,28 @@ class EmbeddingFeatures(TableFeatures):
     rows: Rows  # whose files they are
 
 
-def _build_motion_features(rows: Rows) -> TableFeatures:
-    """Build the motion baseline: mean framewise displacement (mm), whether it is missing, seconds of kept data."""
-    motion, seconds = compute_motion(rows)
-    unknown = np.isnan(motion)
-    columns = np.where(unknown, 0.0, motion), unknown.astype(float), seconds
-    return build_column_features("motion", *(column.tolist() for column in columns))
+def read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[EmbeddingFeatures, ...]:
+    """Read the embeddings of one model by the labels of its encoders, which differ in their seeds."""
+    return tuple(
+        EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label, rows=rows) for label in labels
+    )
 
 
-def build_others(rows: Rows, encoders: Sequence[RunEncoder]) -> dict[str, tuple[Features, ...]]:
-    """Build the features of encoders that are compared with the first, by label."""
-    return {one.loaded.name: _read_features(rows, one.loaded.name, [one.loaded.name]) for one in encoders}
-
-
-def build_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> dict[str, tuple[Features, ...]]:
-    """Build the features of further readouts by label, one for each of the encoders, which differ in their seeds.
-
-    The wide readout ``networks`` is accompanied by its random projection to the width of ``cls_avg``, which shows how
-    much of a gain is due to width.
-    """
-    models: dict[str, tuple[Features, ...]] = {}
+def read_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> Models:
+    """Read the features of all readouts of encoders that differ in their seeds, by label, the encoder's own first. The
+    wide readout ``networks`` is accompanied by its random projection to the width of ``cls_avg``, which shows how much
+    of a gain is due to width."""
+    models: Models = {}
     for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
-        first, labels = alike[0], [one.loaded.name for one in alike]
-        found = _read_features(rows, first.loaded.name, labels)
-        if first is not encoders[0]:
-            models[first.loaded.name] = found
+        first, name = alike[0], alike[0].loaded.name
+        models[name] = read_features(rows, name, [one.loaded.name for one in alike])
         width = 2 * first.loaded.config.width
         if first.frozen.pooling == "networks" and first.frozen.n_dims > width:
-            name = f"{first.loaded.name}Projected"
-            models[name] = tuple(_project(one, name, width, seed) for one in found)
+            drawn = np.random.default_rng(seed).normal(size=(first.frozen.n_dims, width)) / np.sqrt(width)
+            tables = [one.values @ drawn for one in models[name]]
+            name = f"{name}Projected"
+            models[name] = tuple(TableFeatures(name=name, values=table) for table in tables)
     return models
-
-
-def _project(features: TableFeatures, name: str, width: int, seed: int) -> TableFeatures:
-    """Project features (n, d) to fewer dimensions (n, width) by a matrix of random normal numbers."""
-    drawn = np.random.default_rng(seed).normal(size=(features.values.shape[1], width)) / np.sqrt(width)
-    return TableFeatures(name=name, values=features.values @ drawn)
-
-
-def build_models(
-    rows: Rows,
-    encoders: Sequence[str],
-    twins: Sequence[str],
-    baselines: Sequence[str],
-    *,
-    work_dir: Path | None = None,
-    keeps_tables: bool = False,
-) -> dict[str, tuple[Features, ...]]:
-    """Build the features of all models except those that depend on the phenotype, by name, the encoder first. A name
-    has several where scores are averaged over seeds; `encoders` and `twins` (random weights) are labels. With
-    `keeps_tables` connectivity can be harmonised."""
-    own = {encoders[0]: _read_features(rows, encoders[0], encoders)}
-    return own | build_baselines(rows, twins, baselines, work_dir=work_dir, keeps_tables=keeps_tables)
 
 
 def build_baselines(
@@ -252,10 +227,11 @@ def build_baselines(
     *,
     work_dir: Path | None = None,
     keeps_tables: bool = False,
-) -> dict[str, tuple[Features, ...]]:
-    """Build the features of the baselines that do not depend on the phenotype, as `build_models`."""
-    models: dict[str, tuple[Features, ...]] = {}
-    kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[NDArray[np.float64]]()
+) -> Models:
+    """Build the features of the baselines that do not depend on the phenotype, by name. ``random`` has several, by the
+    labels of `twins` (random weights). With `keeps_tables` connectivity can be harmonised."""
+    models: Models = {}
+    kinds, moments = [kind for kind in CONNECTIVITY if kind in baselines], list[Floats]()
 
     def read() -> Iterator[list[NDArray[np.float32]]]:
         """Read the signals once for all: parsing them takes longer than what is computed."""
@@ -265,58 +241,39 @@ def build_baselines(
                 moments.append(compute_moments(runs, own))
             yield runs
 
-    shared: dict[str, Any] = {"weights": rows.weights, "keeps_tables": keeps_tables}
-    for one in build_connectivity_features(read(), kinds, **shared) if kinds else ():
-        models[one.name] = (one,)
+    if kinds:
+        found = build_connectivity_features(read(), kinds, weights=rows.weights, keeps_tables=keeps_tables)
+        models |= {one.name: (one,) for one in found}
     if "parcel_moments" in baselines:
         for _ in () if kinds else read():
             pass
         models["parcel_moments"] = (TableFeatures(name="parcel_moments", values=np.stack(moments)),)
     if "motion" in baselines:
-        models["motion"] = (_build_motion_features(rows),)
+        motion, seconds = compute_motion(rows)
+        unknown = np.isnan(motion)
+        columns = np.stack([np.where(unknown, 0.0, motion), unknown.astype(float), seconds], axis=1)
+        models["motion"] = (TableFeatures(name="motion", values=columns),)
     if "random" in baselines:
-        models["random"] = _read_features(rows, "random", twins)
+        models["random"] = read_features(rows, "random", twins)
     if "chance" in baselines:
-        models["chance"] = (build_chance(len(rows.keys)),)
+        # Without columns a model predicts the frequencies of classes, or the mean.
+        models["chance"] = (TableFeatures(name="chance", values=np.zeros((len(rows.keys), 0))),)
     return models
-
-
-def _read_features(rows: Rows, name: str, labels: Sequence[str]) -> tuple[EmbeddingFeatures, ...]:
-    return tuple(
-        EmbeddingFeatures(name=name, values=read_embeddings(rows, label), label=label, rows=rows) for label in labels
-    )
-
-
-def build_site_features(labels: Sequence[str | None]) -> TableFeatures:
-    """Build the site baseline, one indicator per site; rows without a site form one more."""
-    names = sorted({label or "" for label in labels})
-    values = np.array([[float((label or "") == name) for name in names] for label in labels])
-    return TableFeatures(name="site", values=values)
 
 
 def count_pretrained(participants: set[str], *encoders: RunEncoder) -> int | None:
     """Count participants (labels without ``sub-``) that any encoder was pretrained on, by the hashes in its weights.
     None where the weights of one encoder hold no hashes."""
     found: set[str] = set()
-    for encoder in encoders:
-        own = _find_pretrained(participants, encoder)
-        if own is None:
+    for encoder in [one for one in encoders if not one.loaded.is_random]:
+        known = encoder.loaded.details.get("participants")
+        if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
             return None
-        found |= own
+        hashes = set(known["sha256"])
+        # A file of signals may label participants with ``sub-``, as folders do.
+        starts = [f"{known['salt']}{start}" for start in ("", "sub-")]
+        found |= {label for label in participants if any(hash_text(start + label) in hashes for start in starts)}
     return len(found)
-
-
-def _find_pretrained(participants: set[str], encoder: RunEncoder) -> set[str] | None:
-    if encoder.loaded.is_random:
-        return set()
-    known = encoder.loaded.details.get("participants")
-    if not isinstance(known, Mapping) or not {"salt", "sha256"} <= set(known):
-        return None
-    hashes, salt = set(known["sha256"]), known["salt"]
-    # A file of signals may label participants with ``sub-``, as folders do.
-    return {
-        label for label in participants if any(hash_text(f"{salt}{start}{label}") in hashes for start in ("", "sub-"))
-    }
 
 
 def describe_pretraining(encoder: RunEncoder, n_pretrained: int | None, n_participants: int) -> str:

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from bids_semantoks.analyses.choose import build_untrained
 from bids_semantoks.analyses.design import Design, ProbePlan
-from bids_semantoks.analyses.encoders import build_untrained
 from bids_semantoks.analyses.predictors import predict_linear
 from bids_semantoks.config import AppConfig, to_json
-from bids_semantoks.embedding import RunEncoder, build_run_encoder, embed_mean
+from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, embed_mean
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import hash_text
 from bids_semantoks.inputs.hdf5 import open_signals
@@ -28,7 +28,7 @@ from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
-from bids_semantoks.pretraining.plan import AtlasLabels, read_training_config
+from bids_semantoks.pretraining.plan import read_training_config
 from bids_semantoks.pretraining.run import pretrain_encoder
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.statistics.predictions import Predictions
@@ -37,12 +37,8 @@ from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.training.batches import choose_batch_size
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Least number of participants in a share.
-_FEWEST: Final = 16
-
-#: Name of this dataset as a source of signals.
-_OWN: Final = "own"
+_FEWEST: Final = 16  # least number of participants in a share
+_OWN: Final = "own"  # name of this dataset as a source of signals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,13 +71,11 @@ class ScalingPlan:
     jobs: tuple[ScalingJob, ...]  # by share, then seed
 
 
-def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> ScalingPlan:
-    """Check shares, data and recipe before any work.
-
-    Raises ConfigurationError if a share has fewer than 16 participants or two are equal, a batch does not fit,
-    several processes train, or --encoder-name would have no effect; InputError if the other study has no signals;
-    ModelError if an encoder of its atlas does not fit the atlas of this study.
-    """
+def plan_scaling(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> ScalingPlan:
+    """Check shares, data and recipe before any work. Raises ConfigurationError if a share has fewer than 16
+    participants or two are equal, a batch does not fit, several processes train, or --encoder-name would have no
+    effect; InputError if the other study has no signals; ModelError if an encoder of its atlas does not fit the atlas
+    of this study."""
     asked = config.probing
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigurationError("--scaling trains in one process, found several.", hint="Start it without torchrun.")
@@ -137,12 +131,10 @@ def _name_encoder(
     return f"scaling-{stem}-{source}-{len(people)}-seed{seed}-{digest}"
 
 
-def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasLabels) -> SharedData:
-    """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset.
-
-    Raises ConfigurationError if several are named, or this one again, and InputError if the
-    other study has no signals of the same atlas.
-    """
+def _find_shared_data(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames) -> SharedData:
+    """Find the signals to draw shares from: another study (-d), a file (--pretrain-data) or this dataset. Raises
+    ConfigurationError if several are named, or this one again, and InputError if the other study has no signals of the
+    same atlas."""
     file, named = config.pretraining.pretrain_data, config.selection.derivatives
     if len(named) + (file is not None) > 1:
         raise ConfigurationError(
@@ -205,12 +197,9 @@ def _collect(name: str, stored: Sequence[StoredRun], parcels: tuple[str, ...], n
 Pair = tuple[ScalingJob, Predictions, Predictions]
 
 
-def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -> Path:
-    """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``.
-
-    Finished encoders are not trained again. Raises TrainingStopped if requested to stop early; the same call then
-    resumes.
-    """
+def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasNames) -> Path:
+    """Pretrain on all shares, probe each encoder and write ``OUT_DIR/group_scaling.tsv``. Finished encoders are not
+    trained again. Raises TrainingStopped if requested to stop early; the same call then resumes."""
     config, designs = plan.config, [design for _, design in plan.designs]
     seed = config.running.random_seed
     started = time.monotonic()
@@ -218,7 +207,9 @@ def measure_scaling(plan: ProbePlan, scaling: ScalingPlan, atlas: AtlasLabels) -
     trained: list[list[Predictions]] = []
     for number, job in enumerate(Progress("Scaling").each("encoder", scaling.jobs), start=1):
         LOGGER.info("Scaling, encoder %d of %d: %s.", number, len(scaling.jobs), job.encoder)
-        encoder = _load(config, _pretrain(config, scaling, job, started), atlas)
+        path = _pretrain(config, scaling, job, started)
+        embedding = dataclasses.replace(config.embedding, model=str(path), save_tokens=False)
+        encoder = build_run_encoder(embedding, *atlas, seed=seed)
         if job.seed not in untrained:
             # The initial weights of this training, so that only the training differs.
             first = build_untrained(encoder, job.seed, f"{encoder.loaded.name}Untrained")
@@ -252,11 +243,6 @@ def _pretrain(config: AppConfig, scaling: ScalingPlan, job: ScalingJob, started:
     )
     data = scaling.data
     return pretrain_encoder(own, data.stored, data.parcels, data.networks, participants=job.participants)
-
-
-def _load(config: AppConfig, directory: Path, atlas: AtlasLabels) -> RunEncoder:
-    embedding = dataclasses.replace(config.embedding, model=str(directory), save_tokens=False)
-    return build_run_encoder(embedding, *atlas, seed=config.running.random_seed)
 
 
 def predict_designs(encoder: RunEncoder, designs: Sequence[Design], *, seed: int) -> list[Predictions]:

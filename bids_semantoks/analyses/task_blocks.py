@@ -16,19 +16,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.encoders import build_twin
+from bids_semantoks.analyses.choose import build_twin
 from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError, RunFailed
-from bids_semantoks.inputs.companions import Event, find_event_roots, find_events, read_events
+from bids_semantoks.inputs.pairing import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import check_cells, find_columns
 from bids_semantoks.models.frozen import find_clip_patches
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.pretraining.packing import standardise
+from bids_semantoks.records import Bools, Floats, Labels, Reals
 from bids_semantoks.runtime.logs import Progress
-from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes
+from bids_semantoks.signals.windows import build_block_windows, compute_kept_share, find_block_volumes, select_signals
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import average_participants, score_participants
 from bids_semantoks.statistics.predictions import Target, build_class_target
@@ -37,13 +38,8 @@ from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_splits, build_within_splits
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Least number of types, and of blocks of each, for a classification.
-_FEWEST: Final = 2
-
-#: Least number of participants, and of blocks of a type, for five folds.
-_FEWEST_FOR_FOLDS: Final = 5
-
+_FEWEST: Final = 2  # least number of types, and of blocks of each, for a classification
+_FEWEST_FOR_FOLDS: Final = 5  # least number of participants, and of blocks of a type, for five folds
 _METRIC: Final = "balanced_accuracy"
 
 #: Least kept share of a block's time: dropped volumes are interpolated, which carries no signal of the task.
@@ -66,12 +62,12 @@ class BlockPlan:
 class Blocks:
     """All blocks, one per row."""
 
-    labels: NDArray[Any]  # (n,) types; participants and runs are (n,), too
-    participants: NDArray[Any]
-    runs: NDArray[Any]
-    onsets: NDArray[np.float64]  # (n,) seconds in the run
+    labels: Labels  # (n,) types; participants and runs are (n,), too
+    participants: Labels
+    runs: Labels
+    onsets: Floats  # (n,) seconds in the run
     # (n, D) by model and position of the block in the window
-    features: dict[tuple[str, str], NDArray[np.floating[Any]]]
+    features: dict[tuple[str, str], Reals]
     notes: tuple[str, ...]  # what was left out, and why
 
 
@@ -146,7 +142,7 @@ def _find_families(config: AppConfig, stored: Sequence[StoredRun]) -> dict[str, 
 
 def _find_blocks(
     run: StoredRun, events: Sequence[Event], model: EncoderConfig
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[tuple[Event, _Span, bool]]]:
+) -> tuple[NDArray[np.float32], Bools, list[tuple[Event, _Span, bool]]]:
     """Find the blocks of a run: its signals (T, P) at the repetition time of the encoder, which parcels have one (P,),
     and of each event in reach its first volume and number of volumes, and whether enough of them were kept."""
     n_dummy, source_time, table = run.n_dummy, run.repetition_time, run.read_signals()
@@ -160,28 +156,19 @@ def _find_blocks(
         longest=model.patch,
     )
     blocks = [(event, place) for event, place in zip(events, places, strict=True) if place is not None]
-    seen = _find_seen(table[n_dummy:], source_time, [place for _, place in blocks], model.repetition_time)
-    return signals, present, [(*block, is_seen) for block, is_seen in zip(blocks, seen, strict=True)]
-
-
-def _find_seen(
-    table: NDArray[np.float32], source_time: float, spans: Sequence[_Span], target_time: float
-) -> list[bool]:
-    """Return which blocks have enough kept volumes, by the rows of the table with signals."""
-    if not spans:
-        return []
-    kept = np.asarray(~np.isnan(table[:, ~np.isnan(table).all(axis=0)]).any(axis=1))
-    first, length = np.array(spans, dtype=np.float64).T * target_time
-    return [bool(share >= _LEAST_KEPT) for share in compute_kept_share(kept, source_time, first, length)]
+    kept = select_signals(table, n_dummy)[2]
+    first, length = np.array([place for _, place in blocks], dtype=np.float64).reshape(-1, 2).T * model.repetition_time
+    shares = compute_kept_share(kept, source_time, first, length)
+    return signals, present, [(*block, bool(share >= _LEAST_KEPT)) for block, share in zip(blocks, shares, strict=True)]
 
 
 def _embed_spans(
     signals: NDArray[np.float32],
-    present: NDArray[np.bool_],
+    present: Bools,
     spans: Sequence[_Span],
     encoders: Mapping[str, RunEncoder],
     model: EncoderConfig,
-) -> Iterator[tuple[tuple[str, str], NDArray[np.floating[Any]]]]:
+) -> Iterator[tuple[tuple[str, str], Reals]]:
     """Yield one row per block, by model and position in the window."""
     yield ("parcel_means", ""), np.stack([signals[first : first + n].mean(axis=0) for first, n in spans])
     for position in ("first", "last"):
@@ -205,7 +192,7 @@ def embed_blocks(plan: BlockPlan, encoders: Mapping[str, RunEncoder]) -> Blocks:
     encoders share one architecture. Raises InputError if no block is left."""
     model = next(iter(encoders.values())).loaded.config
     rows: list[tuple[str, str, str, float]] = []
-    parts: dict[tuple[str, str], list[NDArray[np.floating[Any]]]] = {}
+    parts: dict[tuple[str, str], list[Reals]] = {}
     n_out = n_dropped = 0
     for run, events in plan.runs:
         try:
@@ -248,7 +235,7 @@ class BlockDesign:
 
     name: str  # ``across`` or ``within``
     splits: tuple[Split, ...]  # the same for all models
-    groups: NDArray[Any] | None  # rows kept together where penalties are chosen
+    groups: Labels | None  # rows kept together where penalties are chosen
     folds: str  # what a fold leaves out, in words
     widening: float  # factor of the standard errors behind intervals
 
@@ -346,7 +333,7 @@ def score_design(
     wanted = [key for key in keys if key in blocks.features]
     chance = 1 / len(target.classes)
     rows: list[dict[str, Any]] = []
-    first: NDArray[np.float64] | None = None
+    first: Floats | None = None
     progress = Progress(f"Blocks {design.name} participants")
     for name, position in progress.each("model", wanted):
         features = TableFeatures(name=name, values=blocks.features[name, position])
@@ -372,10 +359,7 @@ def score_design(
                 "model": name,
                 "position": position,
                 "metric": _METRIC,
-                "value": mean.value,
-                "ci_low": mean.ci_low,
-                "ci_high": mean.ci_high,
-                "p_value": mean.p_value,
+                **{key: getattr(mean, key) for key in ("value", "ci_low", "ci_high", "p_value")},
                 "chance": chance,
                 "difference": compared.value,
                 "difference_low": compared.ci_low,

@@ -17,7 +17,7 @@ from bids_semantoks.atlases.label_tables import LabelTable, Layer, build_grid_la
 from bids_semantoks.atlases.supply import Part, check_published
 from bids_semantoks.disk import check_size, read_array
 from bids_semantoks.errors import AtlasError, name_some
-from bids_semantoks.files import hash_file, hash_text, write_array
+from bids_semantoks.files import hash_text, write_array
 from bids_semantoks.images.volumes import DAMAGED, check_compressed, one_line
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
@@ -44,7 +44,7 @@ _TIE = 1e-6
 
 def load_volume(
     part: Part, table: LabelTable, landmarks: Mapping[int, tuple[float, ...]], *, space: str
-) -> tuple[AtlasVolume, Layer]:
+) -> tuple[AtlasVolume, list[Layer]]:
     """Read and check one image of an atlas for data in `space`; `landmarks` are by index in the table. Raises
     AtlasError if the image contradicts its table or the landmarks."""
     sha256 = check_file(part.path)
@@ -60,18 +60,8 @@ def load_volume(
     check_labels(part, table, present, values)
     lookup = dict(zip(values, indices, strict=True))
     check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
-    volume = AtlasVolume(
-        path=part.path,
-        sha256=sha256,
-        values=np.asarray(values, dtype=np.int64),
-        parcels=np.asarray([positions[index] for index in indices], dtype=np.int64),
-        licence=part.licence,
-        space=part.space,
-        transform=part.transform,
-        transform_sha256=hash_file(part.transform) if part.transform is not None else "",
-        other_sha256=tuple(one for one in part.pin.sha256 if one != sha256),
-    )
-    return volume, build_grid_layer(image, affine, volume, space)
+    volume = part.as_volume(sha256, values, [positions[index] for index in indices])
+    return volume, [build_grid_layer(image, affine, volume, space)]
 
 
 def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -172,11 +162,9 @@ def check_landmarks(
 
 def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
     """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
-
     `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas images may differ from the grid and
     each other in voxel size and field of view; where they overlap, the first wins. The grid of a warped atlas is cached
-    and read-only. Raises AtlasError if no voxel of the grid is in a parcel.
-    """
+    and read-only. Raises AtlasError if no voxel of the grid is in a parcel."""
     if not any(volume.transform for volume in atlas.volumes):
         return _lay(atlas, shape, affine)
     key = hash_text(repr((atlas.sha256, shape, np.round(affine, 6).tolist())))
@@ -188,21 +176,18 @@ def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[
 
 def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
     grid = np.zeros(shape, dtype=np.int32)
-    warps: dict[Path, Warp] = {}
+    warps = {path: load_warp(path) for path in dict.fromkeys(one.transform for one in atlas.volumes) if path}
     for volume in atlas.volumes:
         image, image_affine = read_label_image(volume.path)
         parcels = np.ascontiguousarray(look_up(image, volume))
-        if volume.transform is not None and volume.transform not in warps:
-            warps[volume.transform] = load_warp(volume.transform)
-        warp = warps[volume.transform] if volume.transform is not None else None
         to_image = np.asarray(np.linalg.inv(image_affine), dtype=np.float64)
         # Slab by slab: the coordinates of a whole grid would take more memory than the images.
         for x, slab in enumerate(grid):
-            if warp is None:
-                labels = _sample_slab(parcels, to_image @ affine, x, slab.shape)
+            if volume.transform is None:
+                voxels = _locate_slab(to_image @ affine, x, slab.shape)
             else:
-                labels = _sample_warped(parcels, to_image, affine, warp, (x, *slab.shape))
-            np.copyto(slab, labels, where=slab == 0)
+                voxels = _locate_warped(to_image, affine, warps[volume.transform], (x, *slab.shape))
+            np.copyto(slab, _look_up(parcels, voxels).reshape(slab.shape), where=slab == 0)
     if not grid.any():
         raise AtlasError(
             f"The atlas {atlas.name} does not overlap the data: no parcel is inside the grid of {shape} voxels.",
@@ -211,23 +196,17 @@ def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64])
     return grid
 
 
-def _sample_slab(
-    parcels: NDArray[np.int32], to_image: NDArray[np.float64], x: int, shape: tuple[int, ...]
-) -> NDArray[np.int32]:
+def _locate_slab(to_image: NDArray[np.float64], x: int, shape: tuple[int, ...]) -> list[NDArray[np.float64]]:
     y, z = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
-    return _look_up(parcels, [(row[1] * y + (row[0] * x + row[3])) + row[2] * z for row in to_image[:3]])
+    return [(row[1] * y + (row[0] * x + row[3])) + row[2] * z for row in to_image[:3]]
 
 
-def _sample_warped(
-    parcels: NDArray[np.int32],
-    to_image: NDArray[np.float64],
-    affine: NDArray[np.float64],
-    warp: Warp,
-    slab: tuple[int, ...],
-) -> NDArray[np.int32]:
+def _locate_warped(
+    to_image: NDArray[np.float64], affine: NDArray[np.float64], warp: Warp, slab: tuple[int, ...]
+) -> list[NDArray[np.float64]]:
     voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
     points = map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T, warp).T
-    return _look_up(parcels, list(to_image[:3, :3] @ points + to_image[:3, 3:])).reshape(slab[1:])
+    return list(to_image[:3, :3] @ points + to_image[:3, 3:])
 
 
 def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> NDArray[np.int32]:
@@ -253,14 +232,10 @@ def read_grid(key: str, shape: tuple[int, int, int]) -> NDArray[np.int32] | None
     """Return a grid (X, Y, Z), read-only, from this process or the disk cache; None if it is missing or damaged."""
     if key in _HERE:
         return _HERE[key]
-    path = _name_grid(key)
-    try:
-        grid = read_array(path) if path is not None else None
-    except (OSError, ValueError, EOFError):
-        return None
-    if grid is None or grid.shape != shape or grid.dtype != np.int32:
-        return None
-    return _keep_here(key, grid)
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if (path := _name_grid(key)) and (grid := read_array(path)).shape == shape and grid.dtype == np.int32:
+            return _keep_here(key, grid)
+    return None
 
 
 def _keep_here(key: str, grid: NDArray[np.int32]) -> NDArray[np.int32]:

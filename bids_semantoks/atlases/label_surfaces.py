@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from xml.parsers.expat import ExpatError
 
+import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_images import read_label_image
 from bids_semantoks.atlases.label_tables import (
@@ -25,23 +31,158 @@ from bids_semantoks.atlases.label_tables import (
 )
 from bids_semantoks.atlases.registry import (
     DIRECTORY_VARIABLE,
-    SURFACE_SUFFIXES,
     Entry,
     LabelFile,
     describe_unused,
     find_places,
     is_surface_atlas,
+    strip_suffix,
 )
 from bids_semantoks.atlases.supply import Part, check_published, find_local_parts, log_unused, warn_of_masked
-from bids_semantoks.atlases.surface_labels import SurfaceLabels, choose_map, list_maps, load_surface_labels
 from bids_semantoks.bids_names import format_label
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.images.gifti import find_hemisphere
-from bids_semantoks.images.grayordinates import CEREBELLAR
+from bids_semantoks.images.grayordinates import (
+    CEREBELLAR,
+    LEFT,
+    RIGHT,
+    CiftiError,
+    Grayordinates,
+    build_hemispheres,
+    load_cifti,
+    read_grayordinate_rows,
+    read_grayordinates,
+    read_label_names,
+)
+from bids_semantoks.images.volumes import DAMAGED, check_compressed
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.runtime.downloads import check_file
 
-_CORTEX: Final = "CORTEX"
+
+def choose(names: Sequence[str], choice: str) -> list[int]:
+    """Find the positions of the chosen name: exact matches, else ignoring case and punctuation, else by number."""
+    exact = [n for n, name in enumerate(names) if name == choice]
+    asked, *plain = (re.sub(r"[\W_]", "", name).casefold() for name in (choice, *names))
+    loose = [n for n, name in enumerate(plain) if name == asked != ""]
+    number = int(choice) - 1 if choice.isdecimal() else -1
+    return exact or loose or ([number] if 0 <= number < len(names) else [])
+
+
+# Names for vertices without a parcel in label files; compared in lower case, letters only.
+_NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
+
+_UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGED, CiftiError, ExpatError, IndexError)
+
+#: Maximum number of maps listed in a message.
+_N_MAPS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SurfaceLabels:
+    """Labels of the grayordinates of one file."""
+
+    grayordinates: Grayordinates
+    keys: NDArray[np.int64]  # (G,) label keys
+    names: dict[int, str]  # of the keys that are parcels
+
+
+def load_surface_labels(path: Path, map_index: int = 0) -> SurfaceLabels:
+    """Read a ``.dlabel.nii``, ``.label.gii`` or ``.annot`` file: keys of a map, and the names in use. Raises
+    AtlasError if it cannot be read, its hemisphere is unknown, it has no parcels or uses a key without a name."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise AtlasError(f"The atlas {path} cannot be read: {error.strerror}.") from error
+    # Cached: every run needs it, and reading takes as long as a short run.
+    return _load_labels(path, map_index, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_labels(path: Path, map_index: int, _size: int, _mtime: int) -> SurfaceLabels:
+    load = _load_dlabel if path.name.endswith(".dlabel.nii") else _load_hemisphere
+    try:
+        grayordinates, values, names = load(path, map_index)
+    except _UNREADABLE as error:
+        raise AtlasError(f"The atlas {path} cannot be read: {error}.") from error
+    keys = np.rint(np.nan_to_num(values)).astype(np.int64)
+    if -1 not in names:
+        keys[keys == -1] = 0
+    used = {int(key) for key in np.unique(keys)}
+    parcels = {
+        key: name for key, name in names.items() if key in used and re.sub(r"[^a-z]", "", name.lower()) not in _NOTHING
+    }
+    if nameless := sorted(key for key in used if key != 0 and not names.get(key, "")):
+        raise AtlasError(
+            f"The atlas {path} uses keys without a name in its label table: {name_some(nameless)}.",
+            hint="Give each key a name (wb_command -cifti-label-import, -metric-label-import).",
+        )
+    if not parcels:
+        raise AtlasError(f"The atlas {path} contains no parcels: none of the {keys.size} grayordinates has a label.")
+    return SurfaceLabels(grayordinates=grayordinates, keys=keys, names=parcels)
+
+
+def list_maps(path: Path) -> tuple[str, ...]:
+    """List the names of the maps of a label file. Raises AtlasError if it cannot be read."""
+    try:
+        if path.name.endswith(".annot"):
+            return ("",)
+        if path.name.endswith(".dlabel.nii"):
+            file = load_cifti(path)
+            file.check_kinds("LABELS", "BRAIN_MODELS")
+            return tuple((one.map_name or "").strip() for one in file.axes[0].named_maps) or ("",)
+        image: Any = nib.load(path)
+        return tuple((one.meta.get("Name") or "").strip() for one in image.darrays) or ("",)
+    except _UNREADABLE as error:
+        raise AtlasError(f"The atlas {path} cannot be read: {error}.") from error
+
+
+def choose_map(path: Path, choice: str) -> int:
+    """Find the position of the chosen map in a label file. Raises AtlasError if the file has several and
+    none is chosen, or has no such map."""
+    names = list_maps(path)
+    found = choose(names, choice) if choice else list(range(len(names)))
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{number} '{name}'" for number, name in enumerate(names[:_N_MAPS], 1))
+    listed += f" and {len(names) - _N_MAPS} more" if len(names) > _N_MAPS else ""
+    raise AtlasError(
+        f"The atlas {path} has {len(names)} map{'s' if len(names) > 1 else ''}: {listed}"
+        f"{f'; {len(found) or None} is {choice}' if choice else ''}.".replace("; None is", "; none is"),
+        hint=f"Choose one by name or number: --atlas {shlex.quote(f'{path}:{names[0] or 1}')}.",
+    )
+
+
+def _load_dlabel(path: Path, map_index: int) -> tuple[Grayordinates, NDArray[Any], dict[int, str]]:
+    file = load_cifti(path)
+    file.check_kinds("LABELS", "BRAIN_MODELS")
+    grayordinates = read_grayordinates(file.axes[1])
+    if grayordinates.size != file.shape[1]:
+        raise CiftiError(f"describes {grayordinates.size} grayordinates but has {file.shape[1]}")
+    values = np.concatenate([block[:, map_index].copy() for _, block in read_grayordinate_rows(file)])
+    return grayordinates, values, read_label_names(file.axes[0], map_index)
+
+
+def _load_hemisphere(path: Path, map_index: int) -> tuple[Grayordinates, NDArray[Any], dict[int, str]]:
+    if path.name.endswith(".annot"):
+        values, _, listed = nib.freesurfer.read_annot(path)
+        names = {key: " ".join(name.decode(errors="replace").split()) for key, name in enumerate(listed)}
+        # nibabel assigns -1 to vertices whose colour is not in the table.
+        values = np.where(values < 0, len(listed), values)
+        names[len(listed)] = "unknown"
+        side = find_hemisphere(path.name)
+    else:
+        image: Any = nib.load(path)
+        check_compressed(path)
+        values = np.asarray(image.darrays[map_index].data).ravel()
+        names = {
+            int(key): " ".join((name or "").split()) for key, name in image.labeltable.get_labels_as_dict().items()
+        }
+        stated = [one.get("AnatomicalStructurePrimary") for one in (image.darrays[map_index].meta, image.meta)]
+        sides = {"CortexLeft": LEFT, "CortexRight": RIGHT}
+        side = find_hemisphere(path.name) or sides.get(str(stated[0] or stated[1]), "")
+    if not side:
+        raise ValueError("its name does not indicate the hemisphere (hemi-L_, lh. or .L.)")
+    return build_hemispheres({side: values.size}), values, names
 
 
 _SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
@@ -53,30 +194,27 @@ def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atla
     missing, damaged or not those listed in the entry."""
     recipes, places = entry.recipes.get(space, ()), find_places(directory, beside=entry.path.parent)
     parts = find_local_parts(entry, recipes, space, places)
+    if not recipes:
+        raise AtlasError(
+            f"The atlas {entry.name} is available on {', '.join(entry.recipes) or 'no surfaces'}; the data are on "
+            f"surfaces in {space}.",
+            hint="Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
+        )
     if parts is None:
         needed = "; or ".join(" with ".join(file.files[0] for file in recipe) for recipe in recipes)
         origins = ", ".join(sorted({file.source for recipe in recipes for file in recipe}))
-        known = ", ".join(entry.recipes) or "no surfaces"
         unused = describe_unused(entry, space, places, is_strict=True)
         raise AtlasError(
             f"Label files of the atlas {entry.name} for surfaces in {space} not found: {needed}."
-            + (f" Ignored files: {unused}." if unused else "")
-            if needed
-            else f"The atlas {entry.name} is available on {known}; the data are on surfaces in {space}.",
+            + (f" Ignored files: {unused}." if unused else ""),
             hint=f"Run `bids_semantoks-fetch DIR --atlas {entry.name} --space {space}` on a machine with network "
-            f"access (downloads from {origins}), then set --atlas-dir DIR or {DIRECTORY_VARIABLE}=DIR."
-            if needed
-            else "Give a label file with --atlas: a .dlabel.nii, or one of a pair of .label.gii or .annot files.",
+            f"access (downloads from {origins}), then set --atlas-dir DIR or {DIRECTORY_VARIABLE}=DIR.",
         )
     warn_of_masked(entry, parts)
     log_unused(entry, space, places, parts)
     table = load_label_table(entry.table)
     loaded = [_load_part(part, table) for part in parts]
-    return build_atlas(entry.name, space, table, *_unzip(loaded))
-
-
-def _unzip(loaded: Sequence[tuple[AtlasVolume, list[Layer]]]) -> tuple[tuple[AtlasVolume, ...], list[Layer]]:
-    return tuple(volume for volume, _ in loaded), [layer for _, layers in loaded for layer in layers]
+    return build_atlas(entry.name, space, table, loaded)
 
 
 def _load_part(part: Part, table: LabelTable) -> tuple[AtlasVolume, list[Layer]]:
@@ -86,15 +224,13 @@ def _load_part(part: Part, table: LabelTable) -> tuple[AtlasVolume, list[Layer]]
         raise AtlasError(
             f"The atlas description {part.listed_in} lists parcels for {part.path.name} that are not in its table."
         )
-    if not _read_used(part.path) & set(values):
+    if is_surface_atlas(part.path):
+        used = set(load_surface_labels(part.path).names)
+    else:
+        used = set(np.unique(read_label_image(part.path)[0]).tolist()) - {0}
+    if not used & set(values):
         raise AtlasError(f"The atlas file {part.path} has none of the {len(values)} expected labels.")
     return build_surface_volume(part, values, [position[index] for index in indices])
-
-
-def _read_used(path: Path) -> set[int]:
-    if is_surface_atlas(path):
-        return {int(key) for key in load_surface_labels(path).names}
-    return set(np.unique(read_label_image(path)[0]).tolist()) - {0}
 
 
 def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:
@@ -114,11 +250,11 @@ def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:
     for file, own, map_index in zip(files, parcels, maps, strict=True):
         part = Part(path=file, file=LabelFile(files=(file.name,)), listed_in=table.path)
         loaded.append(build_surface_volume(part, list(own), list(own.values()), map_index))
-    name = build_label(_SIDE.sub("", f"{_stem(files[0])}.").strip("._"))
+    name = build_label(_SIDE.sub("", f"{strip_suffix(files[0])}.").strip("._"))
     if len(names := list_maps(files[0])) > 1:
         # Two maps in one file are two atlases.
         name = format_label(name + (names[maps[0]] or str(maps[0] + 1)))
-    return build_atlas(name, space, rename_to_seven_networks(table), *_unzip(loaded))
+    return build_atlas(name, space, rename_to_seven_networks(table), loaded)
 
 
 def build_surface_volume(
@@ -133,17 +269,7 @@ def build_surface_volume(
     else:
         image = read_label_image(part.path)
         check_published(part, sha256, hash_labels(*image))
-    volume = AtlasVolume(
-        path=part.path,
-        sha256=sha256,
-        values=np.asarray(values, dtype=np.int64),
-        parcels=np.asarray(parcels, dtype=np.int64),
-        licence=part.licence,
-        # An image that accompanies surfaces, such as the cerebellum, has its own space.
-        space=part.space,
-        map_index=map_index,
-        other_sha256=tuple(one for one in part.pin.sha256 if one != sha256),
-    )
+    volume = part.as_volume(sha256, values, parcels, map_index=map_index)
     return volume, _build_layers(surface, volume) if on_surfaces else [build_grid_layer(*image, volume, "")]
 
 
@@ -167,11 +293,13 @@ def _build_layers(labels: SurfaceLabels, volume: AtlasVolume) -> list[Layer]:
     return layers
 
 
-def _find_partner(path: Path) -> tuple[Path, Path] | None:
-    """Find the left and right file of an atlas with one file per hemisphere; None for a file of all structures. Raises
-    AtlasError if the name lacks the hemisphere or the other hemisphere is missing."""
+def _find_files(path: Path) -> tuple[Path, ...]:
+    """Find the left and right file of an atlas with one file per hemisphere, else the file of all structures. Raises
+    AtlasError if one is missing or the name lacks the hemisphere."""
+    if not path.is_file():
+        raise AtlasError(f"Atlas {path} not found.", hint="Check the path given with --atlas.")
     if path.name.endswith(".dlabel.nii"):
-        return None
+        return (path,)
     here = find_hemisphere(path.name)
     if not here:
         raise AtlasError(
@@ -213,12 +341,9 @@ def find_surface_spaces(path: Path, choice: str = "") -> tuple[str, ...]:
 
 
 def _build_table(files: Sequence[SurfaceLabels], paths: Sequence[Path]) -> tuple[LabelTable, list[dict[int, int]]]:
-    """List the parcels of label files, and per file the parcel position of each key in the table.
-
-    One file of all structures, or left and right. Parcels are in the order of a table next to them, else of the keys;
-    values count from 1. Without a table, networks come from the names (``7Networks_LH_Vis_1``), those of voxels from
-    the structure. Raises AtlasError for an unreadable file, a repeated name, or a table with none of the parcels.
-    """
+    """List the parcels of one label file, or of left and right, and per file the position of each key among them. They
+    are in the order of a table next to the files, else of the keys. Without a table, networks come from the names,
+    those of voxels from the structure. Raises AtlasError for a repeated name, or a table with none of the parcels."""
     table = _find_table(paths)
     names = [[labels.names[key] for key in sorted(labels.names)] for labels in files]
     flat = [name for some in names for name in some]
@@ -230,68 +355,44 @@ def _build_table(files: Sequence[SurfaceLabels], paths: Sequence[Path]) -> tuple
         flat = [name for some in names for name in some]
         if len(set(flat)) < len(flat):
             raise AtlasError(f"The atlas {paths[0]} has several keys with the same name: {name_some(twice)}.")
+    pairs = [dict(zip(sorted(labels.names), some, strict=True)) for labels, some in zip(files, names, strict=True)]
+    networks: dict[str, str] = {}
     if table is None:
-        networks = [
-            network for labels, some in zip(files, names, strict=True) for network in _find_networks(labels, some)
-        ]
-        rows = LabelTable(
-            path=paths[0], values=tuple(range(1, len(flat) + 1)), parcels=tuple(flat), networks=tuple(networks)
-        )
+        for labels, some in zip(files, pairs, strict=True):
+            networks |= {name: _find_network(labels, key, name) for key, name in some.items()}
     else:
-        rows = _match_table(load_label_table(table), flat)
-    position = {name: i for i, name in enumerate(rows.parcels)}
-    pairs = [zip(sorted(labels.names), some, strict=True) for labels, some in zip(files, names, strict=True)]
-    return rows, [{key: position[name] for key, name in some if name in position} for some in pairs]
-
-
-def _match_table(table: LabelTable, flat: list[str]) -> LabelTable:
-    if not set(flat) & set(table.parcels):
-        raise AtlasError(
-            f"The atlas table {table.path} has none of the {len(flat)} parcels of its label file "
-            f"(e.g. {name_some(flat)}); it has {name_some(table.parcels)}.",
-            hint="Its column `label` must contain the names of the label file's keys.",
-        )
-    order = [i for i, name in enumerate(table.parcels) if name in set(flat)]
-    return LabelTable(
-        path=table.path,
-        values=tuple(range(1, len(order) + 1)),
-        parcels=tuple(table.parcels[i] for i in order),
-        networks=tuple(table.networks[i] for i in order),
+        listed, known = load_label_table(table), set(flat)
+        rows = zip(listed.parcels, listed.networks, strict=True)
+        networks = {name: network for name, network in rows if name in known}
+        if not networks:
+            raise AtlasError(
+                f"The atlas table {table} has none of the {len(flat)} parcels of its label file "
+                f"(e.g. {name_some(flat)}); it has {name_some(listed.parcels)}.",
+                hint="Its column `label` must contain the names of the label file's keys.",
+            )
+    position = {name: i for i, name in enumerate(networks)}
+    whole = LabelTable(
+        path=table or paths[0],
+        values=tuple(range(1, len(networks) + 1)),
+        parcels=tuple(networks),
+        networks=tuple(networks.values()),
     )
+    return whole, [{key: position[name] for key, name in some.items() if name in position} for some in pairs]
 
 
-def _find_networks(labels: SurfaceLabels, names: list[str]) -> list[str]:
-    """Derive networks from names, those of voxels from their structure."""
-    networks = []
-    for key, name in zip(sorted(labels.names), names, strict=True):
-        structures = {
-            model.structure for model in labels.grayordinates.models if (labels.keys[model.place] == key).any()
-        }
-        if any(structure.startswith(_CORTEX) for structure in structures):
-            networks.append(find_network(name))
-        else:
-            networks.append("Cerebellum" if structures <= set(CEREBELLAR) else "Subcortex")
-    return networks
-
-
-def _find_files(path: Path) -> tuple[Path, ...]:
-    if not path.is_file():
-        raise AtlasError(f"Atlas {path} not found.", hint="Check the path given with --atlas.")
-    return _find_partner(path) or (path,)
+def _find_network(labels: SurfaceLabels, key: int, name: str) -> str:
+    """Derive a parcel's network from its name, that of voxels from their structure."""
+    structures = {model.structure for model in labels.grayordinates.models if (labels.keys[model.place] == key).any()}
+    if any(structure.startswith("CORTEX") for structure in structures):
+        return find_network(name)
+    return "Cerebellum" if structures <= set(CEREBELLAR) else "Subcortex"
 
 
 def _find_table(files: Sequence[Path]) -> Path | None:
     """Find a table next to the files with the same name, with or without the hemisphere."""
     for file in files:
-        stem = _stem(file)
+        stem = strip_suffix(file)
         for name in (stem, _SIDE.sub("", stem).strip("._")):
             if (table := file.with_name(f"{name}.tsv")).is_file():
                 return table
     return None
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in SURFACE_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name

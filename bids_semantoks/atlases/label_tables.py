@@ -67,7 +67,6 @@ def describe_grid(shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[An
 
 def identify(parcels: Sequence[str], networks: Sequence[str], space: str, layers: Sequence[Layer]) -> str:
     """Compute the identity of an atlas from its table, its space and its layers, of which earlier ones take precedence.
-
     Layers on one grid are merged: an atlas in two files on the same grid equals the same atlas in one file."""
     merged: list[Layer] = []
     for layer in layers:
@@ -96,27 +95,20 @@ _NAME_COLUMNS = ("label", "name")
 _NETWORK_COLUMNS = ("network_label", "network")
 
 # Spellings in published tables; compared in lower case without spaces, underscores and hyphens.
-_SYNONYMS = {
-    "visual": "Vis",
-    "somatomotor": "SomMot",
-    "sensorimotor": "SomMot",
-    "smhand": "SomMot",
-    "smmouth": "SomMot",
-    "auditory": "SomMot",
-    "dorsalattention": "DorsAttn",
-    "ventralattention": "SalVentAttn",
-    "ventralattn": "SalVentAttn",
-    "salience": "SalVentAttn",
-    "cinguloopercular": "SalVentAttn",
-    "cingulooperc": "SalVentAttn",
-    "salienceventralattention": "SalVentAttn",
-    "salventattn": "SalVentAttn",
-    "control": "Cont",
-    "frontoparietal": "Cont",
-    "defaultmode": "Default",
-    "subcortical": "Subcortex",
-    "cerebellar": "Cerebellum",
-} | dict(zip(map(str.lower, CANONICAL_NETWORKS), CANONICAL_NETWORKS, strict=True))
+_SPELLINGS = {name: (name.lower(),) for name in CANONICAL_NETWORKS} | {
+    "Vis": ("vis", "visual"),
+    "SomMot": ("sommot", "somatomotor", "sensorimotor", "smhand", "smmouth", "auditory"),
+    "DorsAttn": ("dorsattn", "dorsalattention"),
+    "SalVentAttn": (
+        *("salventattn", "salienceventralattention", "ventralattention", "ventralattn", "salience"),
+        *("cinguloopercular", "cingulooperc"),
+    ),
+    "Cont": ("cont", "control", "frontoparietal"),
+    "Default": ("default", "defaultmode"),
+    "Subcortex": ("subcortex", "subcortical"),
+    "Cerebellum": ("cerebellum", "cerebellar"),
+}
+_SYNONYMS = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 
 LOG = logging.getLogger("bids_semantoks")
 
@@ -146,11 +138,9 @@ class LabelTable:
 
 
 def load_label_table(path: Path) -> LabelTable:
-    """Read a tab-separated atlas table, rows in file order, without the background (index 0).
-
-    Columns are ``index``, ``label`` (or ``name``) and, unless the names contain it, ``network_label`` (or ``network``).
-    Raises AtlasError if the table cannot be read, lacks a column, or repeats a value or name.
-    """
+    """Read a tab-separated atlas table, rows in file order, without the background (index 0). Columns are ``index``,
+    ``label`` (or ``name``) and, unless the names contain it, ``network_label`` (or ``network``). Raises AtlasError if
+    the table cannot be read, lacks a column, or repeats a value or name."""
     columns, rows = _read_rows(path)
     name_column = next((c for c in _NAME_COLUMNS if c in columns), None)
     if "index" not in columns or name_column is None:
@@ -221,10 +211,8 @@ def _check_unique(items: list[str], column: str, path: Path) -> None:
 
 def rename_to_seven_networks(table: LabelTable) -> LabelTable:
     """Rename parcels of another order as in the 7-network order, including networks; rows and image values are kept.
-
-    Only tables with all 400 names of one order, possibly among other parcels, are renamed: in smaller
-    parcellations the same names denote other parcels.
-    """
+    Only tables with all 400 names of one order, possibly among other parcels, are renamed: in smaller parcellations the
+    same names denote other parcels."""
     column, parcels = _rename(table.parcels)
     if not column:
         return table
@@ -257,19 +245,18 @@ def _rename(parcels: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 @functools.cache
 def _load_orders() -> dict[str, dict[str, str]]:
     """Map the names of each other order to those of the same parcels in the 7-network order."""
-    return {column: {row[column]: row["label"] for row in read_orders()} for column in _ORDERS}
+    return {column: {row[column]: row["label"] for row in _read_orders()} for column in _ORDERS}
 
 
-def read_orders() -> list[dict[str, str]]:
+def _read_orders() -> list[dict[str, str]]:
     """Read the names of the Schaefer-400 parcels in each order: one row per parcel, in the 7-network order."""
     return read_rows(find_registry() / "Schaefer400_orders.tsv")
 
 
 @functools.cache
-def load_seventeen() -> tuple[str, ...]:
-    """Load the 7-network names of Schaefer's 400 parcels, sorted in the 17-network order."""
-    rows = read_rows(find_registry() / "Schaefer400_orders.tsv")
-    return tuple(row["label"] for row in sorted(rows, key=lambda row: int(row["index_17networks"])))
+def load_seventeen(column: str = "label") -> tuple[str, ...]:
+    """Load the names of Schaefer's 400 parcels in the 17-network order: those of the 7-network order, or a `column`."""
+    return tuple(row[column] for row in sorted(_read_orders(), key=lambda row: int(row["index_17networks"])))
 
 
 def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = "the atlas") -> NDArray[np.int64]:
@@ -314,9 +301,10 @@ def build_label(stem: str) -> str:
 
 
 def build_atlas(
-    name: str, space: str, table: LabelTable, volumes: tuple[AtlasVolume, ...] = (), layers: Sequence[Layer] = ()
+    name: str, space: str, table: LabelTable, loaded: Sequence[tuple[AtlasVolume, Sequence[Layer]]] = ()
 ) -> Atlas:
-    """Build the record of an atlas with its checksum, from its table and the layers of its files."""
+    """Build the record of an atlas with its checksum, from its table, and its files with their layers."""
+    volumes, layers = tuple(volume for volume, _ in loaded), [layer for _, layers in loaded for layer in layers]
     by_files = identify_by_files(table.parcels, table.networks, volumes)
     return Atlas(
         name=name,

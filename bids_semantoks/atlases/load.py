@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from bids_semantoks.atlases.label_images import load_volume
-from bids_semantoks.atlases.label_surfaces import find_surface_spaces, load_surface_entry, load_surface_files
+from bids_semantoks.atlases.label_surfaces import choose, find_surface_spaces, load_surface_entry, load_surface_files
 from bids_semantoks.atlases.label_tables import build_atlas, build_label, load_label_table, rename_to_seven_networks
 from bids_semantoks.atlases.registry import (
     Entry,
@@ -22,6 +24,7 @@ from bids_semantoks.atlases.registry import (
     is_surface_atlas,
     list_registered,
     load_entry,
+    strip_suffix,
 )
 from bids_semantoks.atlases.supply import (
     FETCH_HINT,
@@ -36,8 +39,7 @@ from bids_semantoks.atlases.supply import (
     refuse,
     split_cohort,
 )
-from bids_semantoks.atlases.surface_labels import choose_in_dataset, split_choice
-from bids_semantoks.bids_names import parse_entities
+from bids_semantoks.bids_names import check_name, natural_key, parse_entities
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import read_json
 from bids_semantoks.records import Atlas
@@ -51,6 +53,20 @@ _NATIVE_SPACES: Final = frozenset(
 )
 
 _IMAGE_SUFFIXES: Final = (".nii", ".nii.gz")
+_ENDING: Final = re.compile(r"_dseg\.(nii|nii\.gz|dlabel\.nii|label\.gii)$")
+_HEMISPHERE: Final = re.compile(r"_hemi-[LR](?=_)")
+
+
+def split_choice(name_or_path: str | Path) -> tuple[str, str]:
+    """Split ``PATH:CHOICE`` into a path that exists and the choice, which is empty for a path or name alone."""
+    text = str(name_or_path)
+    # Unlike pathlib, this returns False instead of failing if the name of a map makes the path too long.
+    if not os.path.exists(text):  # noqa: PTH110
+        for colon in re.finditer(":", text):
+            if colon.start() and os.path.exists(text[: colon.start()]):  # noqa: PTH110
+                return text[: colon.start()], text[colon.end() :].strip()
+    check_name(text, AtlasError, "The atlas")
+    return text, ""
 
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
@@ -85,12 +101,10 @@ def _find_image_spaces(entry: Entry, places: Places) -> Iterable[str]:
 
 
 def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path | None) -> Atlas:
-    """Load an atlas for data on surfaces by name or path; parcels in the order of the table, else of the files.
-
-    A path is a ``.dlabel.nii``, or one ``.label.gii`` or ``.annot`` with the other hemisphere next to it. Files of
-    entries are searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is
-    missing, damaged or lacks surfaces of this space.
-    """
+    """Load an atlas for data on surfaces by name or path; parcels in the order of the table, else of the files. A path
+    is a ``.dlabel.nii``, or one ``.label.gii`` or ``.annot`` with the other hemisphere next to it. Files of entries are
+    searched in `directory`, BIDS_SEMANTOKS_ATLAS_DIR and our cache. Raises AtlasError if the atlas is missing, damaged
+    or lacks surfaces of this space."""
     chosen, choice = split_choice(name_or_path)
     if entry := find_entry(chosen):
         return load_surface_entry(load_entry(entry, on_surfaces=True), space, directory)
@@ -105,15 +119,6 @@ def load_surface_atlas(name_or_path: str | Path, *, space: str, directory: Path 
             hint="Give a .dlabel.nii file or one of a pair of .label.gii or .annot files; or use volumes (--space).",
         )
     return load_surface_files(path, space, choice)
-
-
-def check_is_volumetric(name_or_path: str | Path, space: str) -> None:
-    """Raise AtlasError for a surface label file if the data are volumetric."""
-    if is_surface_atlas(Path(split_choice(name_or_path)[0])):
-        raise AtlasError(
-            f"The atlas {name_or_path} is on surfaces, but the data in {space or 'native space'} are volumetric.",
-            hint="Choose surface data (--space) or a volumetric atlas (.nii.gz).",
-        )
 
 
 def load_atlas(
@@ -142,24 +147,24 @@ def load_atlas(
         parts = find_parts(entry, own, places, lambda: find_target(work_dir))
         log_unused(entry, own, places, parts)
     else:
-        images = find_images(name_or_path)
+        on_surfaces = is_surface_atlas(Path(split_choice(name_or_path)[0]))
+        images = {} if on_surfaces else find_images(name_or_path)
         if not images:
-            raise AtlasError(f"The atlas {name_or_path} is on surfaces, but the data in {own} are volumetric.")
-        name = _label(next(iter(images.values())).path)
+            raise AtlasError(
+                f"The atlas {name_or_path} is on surfaces, but the data in {own or 'native space'} are volumetric.",
+                hint="Choose surface data (--space) or a volumetric atlas (.nii.gz).",
+            )
+        name = build_label(strip_suffix(next(iter(images.values())).path))
         # If an image's name gives the template without a cohort, trust the user.
         fitting = images.get(own) or images.get(split_cohort(own)[0])
         parts = (fitting or _warp_image(name, images, own, directory, work_dir),)
         table_path = parts[0].listed_in
     table = rename_to_seven_networks(load_label_table(table_path))
     loaded = [load_volume(part, table, landmarks, space=own) for part in parts]
-    volumes = tuple(volume for volume, _ in loaded)
-    for volume in volumes:
-        if volume.transform is not None:
-            LOG.info(
-                "Warping atlas %s from %s to %s with %s.", *(volume.path.name, volume.space, own, volume.transform.name)
-            )
-    atlas = build_atlas(name, own, table, volumes, [layer for _, layer in loaded])
-    return dataclasses.replace(atlas, space=space)
+    for part in parts:
+        if part.transform is not None:
+            LOG.info("Warping atlas %s from %s to %s with %s.", part.path.name, part.space, own, part.transform.name)
+    return dataclasses.replace(build_atlas(name, own, table, loaded), space=space)
 
 
 def _warp_image(
@@ -208,8 +213,47 @@ def find_images(name_or_path: str | Path) -> dict[str, Part]:
     )
 
 
+def _choose_in_dataset(directory: Path, choice: str) -> list[Path]:
+    """List the label files of one atlas of a dataset (BEP038), sorted. Raises AtlasError if the dataset has none,
+    or several and none is chosen."""
+    paths = sorted(path for path in directory.rglob("*") if _ENDING.search(path.name) and path.name[0] != ".")
+    files = [path for path in paths if path.is_file()]
+    if not files:
+        raise _refuse_empty(directory, paths)
+    by_label: dict[str, list[Path]] = {}
+    for path in files:
+        by_label.setdefault(build_label(_HEMISPHERE.sub("", _ENDING.sub("_dseg", path.name))), []).append(path)
+    labels = sorted(by_label, key=natural_key)
+    # Also match the entities themselves, such as atlas-4S_scale-156.
+    found = choose(labels, choice) or choose(labels, build_label(choice)) if choice else list(range(len(labels)))
+    if len(found) == 1:
+        return by_label[labels[found[0]]]
+    listed = f"{len(labels)} atlas{'es' if len(labels) > 1 else ''}: {name_some(labels)}"
+    raise AtlasError(
+        f"The atlas dataset {directory} contains {listed}{f'; none is {choice}' if choice else ''}.",
+        hint=f"Choose one: --atlas {shlex.quote(f'{directory}:{labels[0]}')}.",
+    )
+
+
+def _refuse_empty(directory: Path, links: Sequence[Path]) -> AtlasError:
+    if links:
+        return AtlasError(
+            f"The directory {directory} contains {len(links)} label files without content, such as {links[0].name}.",
+            hint="Run `datalad get` first.",
+        )
+    if maps := sorted(directory.rglob("*_probseg.nii*")):
+        return AtlasError(
+            f"The atlas dataset {directory} contains only probability maps ({len(maps)} *_probseg files, such as "
+            f"{maps[0].name}) and no *_dseg.nii.gz.",
+            hint="Convert them to a label image (the most probable parcel in each voxel) with a table next to it.",
+        )
+    return AtlasError(
+        f"The directory {directory} contains no *_dseg.nii.gz.", hint="Give an atlas dataset (BEP038) or a label image."
+    )
+
+
 def _find_dataset(directory: Path, choice: str) -> dict[str, Part]:
-    files = choose_in_dataset(directory, choice)
+    files = _choose_in_dataset(directory, choice)
     by_space: dict[str, list[Path]] = {}
     for image in files:
         if not is_surface_atlas(image):
@@ -231,7 +275,7 @@ def _find_dataset_surfaces(name_or_path: str | Path) -> dict[str, Path]:
     chosen, choice = split_choice(name_or_path)
     if not Path(chosen).is_dir():
         return {}
-    files = [path for path in choose_in_dataset(Path(chosen), choice) if is_surface_atlas(path)]
+    files = [path for path in _choose_in_dataset(Path(chosen), choice) if is_surface_atlas(path)]
     found: dict[str, Path] = {}
     for path in files:
         entities = _entities(path)
@@ -244,13 +288,13 @@ def _describe_image(image: Path, root: Path) -> Part:
     table = _find_table(image, root)
     licence = ""
     for folder in _upwards(image.parent, root):
-        for sidecar in (folder / f"{_stem(image)}.json", *sorted(folder.glob("atlas-*_description.json"))):
+        for sidecar in (folder / f"{strip_suffix(image)}.json", *sorted(folder.glob("atlas-*_description.json"))):
             licence = licence or _read_field(sidecar, ("License", "Licence"))
     return Part(path=image, file=LabelFile(files=(image.name,), licence=licence), listed_in=table)
 
 
 def _find_table(image: Path, root: Path) -> Path:
-    same = image.with_name(f"{_stem(image)}.tsv")
+    same = image.with_name(f"{strip_suffix(image)}.tsv")
     if same.is_file():
         return same
     # Inheritance principle: a table applies if the image has all of its entities; the nearest wins.
@@ -277,7 +321,7 @@ def _upwards(folder: Path, root: Path) -> list[Path]:
 
 def _find_space(image: Path) -> str:
     entities = _entities(image)
-    sidecar = image.with_name(f"{_stem(image)}.json")
+    sidecar = image.with_name(f"{strip_suffix(image)}.json")
     space = entities.get("space") or entities.get("tpl") or _read_field(sidecar, ("Space", "SpatialReference"))
     space = join_cohort(space, entities.get("cohort"))
     if not space:
@@ -299,14 +343,6 @@ def _read_field(sidecar: Path, names: tuple[str, ...]) -> str:
     return found[0] if found and isinstance(found[0], str) else ""
 
 
-def _label(image: Path) -> str:
-    return build_label(_stem(image))
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"(\.dlabel|\.label)?\.(nii|nii\.gz|gii|tsv|json)$", "", path.name)
-
-
 def _entities(path: Path) -> dict[str, str]:
     # Names chosen by users may contain further dots.
-    return parse_entities(_stem(path).replace(".", ""))
+    return parse_entities(strip_suffix(path).replace(".", ""))

@@ -37,6 +37,11 @@ def is_surface_atlas(path: Path) -> bool:
     return path.name.endswith(SURFACE_SUFFIXES)
 
 
+def strip_suffix(path: Path) -> str:
+    """Return the name of a label file, table or sidecar without its suffix; other dots stay."""
+    return re.sub(r"((\.dlabel|\.label)?\.(nii|nii\.gz|gii|tsv|json)|\.annot)$", "", path.name)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelFile:
     """One label file of an atlas, image or surface, local or remote."""

@@ -15,14 +15,13 @@ from bids_semantoks.atlases.label_tables import (
     find_network,
     is_numbered,
     load_label_table,
+    load_seventeen,
     locate_columns,
-    read_orders,
     rename_columns,
     rename_to_seven_networks,
 )
-from bids_semantoks.atlases.load import find_images
+from bids_semantoks.atlases.load import find_images, split_choice
 from bids_semantoks.atlases.registry import find_entry, find_places, find_registered, list_registered, load_entry
-from bids_semantoks.atlases.surface_labels import split_choice
 from bids_semantoks.bids_names import format_label, name_schaefer
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.records import Atlas
@@ -55,7 +54,8 @@ def load_series_atlas(
     table = table or _find_fitting([_load_table(path) for path in tables], columns)
     if table is None and is_numbered(columns) and (entry := find_registered(label)):
         table = _find_fitting([_load_table(load_entry(entry).table)], columns)
-    table = table or _find_registered(columns)
+    if table is None and (entry := _find_entry(columns)):
+        table = _load_table(load_entry(entry).table)
     if table is not None:
         LOG.info("Reading parcels and networks of atlas %s from %s.", label, table.path)
         return build_atlas(format_label(label), space, table)
@@ -76,11 +76,9 @@ def load_series_atlas(
 
 
 def name_series_atlas(columns: Sequence[str], asked: str, default: str) -> tuple[str, str]:
-    """Choose the atlas of series whose layout has none: the name to load, and its label.
-
-    Without a requested atlas (`asked`) it is the `default` for numbered columns, else the smallest in the registry with
-    all their names; else none, and the column names must contain the networks.
-    """
+    """Choose the atlas of series whose layout has none: the name to load, and its label. Without a requested atlas
+    (`asked`) it is the `default` for numbered columns, else the smallest in the registry with all their names; else
+    none, and the column names must contain the networks."""
     if not asked and is_numbered(columns):
         asked = default
     if not asked:
@@ -99,8 +97,7 @@ def list_orders() -> tuple[str, ...]:
 def load_order(name: str) -> tuple[str, ...]:
     """Load parcel names in an order shipped with this package; AtlasError for an unknown one."""
     if name == _SEVENTEEN:
-        rows = sorted(read_orders(), key=lambda row: int(row["index_17networks"]))
-        return tuple(row["label_17networks"] for row in rows)
+        return load_seventeen("label_17networks")
     entry = find_registered(name)
     if entry is None:
         known = ", ".join(list_orders())
@@ -173,11 +170,6 @@ def _find_table(asked: str, label: str, directory: Path | None) -> Path:
         find_places(directory)
         return load_entry(entry).table
     return next(iter(find_images(asked).values())).listed_in
-
-
-def _find_registered(columns: Sequence[str]) -> LabelTable | None:
-    entry = _find_entry(columns)
-    return _load_table(load_entry(entry).table) if entry else None
 
 
 def _find_entry(columns: Sequence[str]) -> Path | None:

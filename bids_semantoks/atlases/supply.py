@@ -11,6 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from bids_semantoks.atlases.label_tables import load_label_table
 from bids_semantoks.atlases.registry import (
     DIRECTORY_VARIABLE,
@@ -25,7 +27,8 @@ from bids_semantoks.atlases.registry import (
     load_entry,
 )
 from bids_semantoks.errors import AtlasError
-from bids_semantoks.files import read_json
+from bids_semantoks.files import hash_file, read_json
+from bids_semantoks.records import AtlasVolume
 from bids_semantoks.runtime.downloads import (
     ATLASES,
     HUB,
@@ -134,6 +137,23 @@ class Part:
         """Checksums of the published file; unknown if the file was renamed."""
         first = Path(self.file.files[0]).name
         return self.file.pin if self.path.name.removesuffix(".gz") == first.removesuffix(".gz") else UNKNOWN
+
+    def as_volume(
+        self, sha256: str, values: Sequence[int], parcels: Sequence[int], *, map_index: int = 0
+    ) -> AtlasVolume:
+        """Build the record of the file; `parcels` are the positions in the atlas of `values`."""
+        return AtlasVolume(
+            path=self.path,
+            sha256=sha256,
+            values=np.asarray(values, dtype=np.int64),
+            parcels=np.asarray(parcels, dtype=np.int64),
+            licence=self.licence,
+            space=self.space,
+            transform=self.transform,
+            transform_sha256=hash_file(self.transform) if self.transform is not None else "",
+            map_index=map_index,
+            other_sha256=tuple(one for one in self.pin.sha256 if one != sha256),
+        )
 
 
 def check_published(part: Part, sha256: str, labels: str) -> None:

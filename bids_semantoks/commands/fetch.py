@@ -7,16 +7,15 @@ import dataclasses
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from bids_semantoks.commands.running import run_command
+from bids_semantoks.commands import Program
 from bids_semantoks.config import EmbeddingConfig, SignalsConfig
-from bids_semantoks.errors import AtlasError, InputError, LegibleParser, ModelError, show_hidden
+from bids_semantoks.errors import AtlasError, InputError, LegibleParser, ModelError, name_count, show_hidden
 from bids_semantoks.files import hash_file, open_atomic
 from bids_semantoks.runtime.downloads import (
     ATLASES,
@@ -28,28 +27,23 @@ from bids_semantoks.runtime.downloads import (
     UNKNOWN,
     Pin,
     find_cache,
-    is_offline,
 )
-from bids_semantoks.runtime.logs import Progress, open_missing_streams
+from bids_semantoks.runtime.logs import Progress
 
 if TYPE_CHECKING:
     from bids_semantoks.models.hub import HubName
 
 LOG = logging.getLogger("bids_semantoks")
 _SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
-
 _SURFACES = ("fsLR", "fsaverage")
-
 _NEXT = """To use it, here or on an offline machine with access to the directory:
   export {variable}={directory}"""
 
 
 def fetch(directory: Path, *, atlases: Sequence[str], spaces: Sequence[str], models: Sequence[str]) -> list[Path]:
     """Fetch atlases for each space, and models (ORG/NAME[/SUBFOLDER][@REVISION] on the hub); return every file of them.
-
     Files are placed below ``atlases``, ``templateflow`` and ``huggingface/hub`` of `directory`. Raises SemantoksError
-    if something is unknown, unavailable or damaged; files fetched before that stay.
-    """
+    if something is unknown, unavailable or damaged; files fetched before that stay."""
     before = find_cache()
     directory = directory.absolute()
     with _cache_at(directory):
@@ -252,25 +246,14 @@ def _fetch_asked(options: argparse.Namespace) -> None:
         raise InputError("The user has no home directory for a cache.", hint="Give a target directory.")
     found = fetch(directory, atlases=atlases, spaces=options.space, models=models)
     place = show_hidden(str(directory.absolute()))
-    print(f"{len(found)} file{' is' if len(found) == 1 else 's are'} in {place}:")
+    print(f"{name_count(len(found), 'file is', 'files are')} in {place}:")
     for path in found:
         name, size = path.relative_to(directory.absolute()), path.stat().st_size / 1e6
         print(f"  {show_hidden(str(name))}  {size:.1f} MB  SHA-256 {hash_file(path)}")
     print(_NEXT.format(variable=CACHE_VARIABLE, directory=place))
 
 
-def call(arguments: Sequence[str] | None = None) -> int:
-    """Run the program with these arguments (default: those of the process) and return its exit code."""
-    options = build_parser().parse_args(arguments)
-    hint = "HF_HUB_OFFLINE is set: unset it here." if is_offline() else ""
-    return run_command("bids_semantoks-fetch", lambda: _fetch_asked(options), hint=hint)
-
-
-def main() -> NoReturn:
-    """Run the program with this process' arguments and exit."""
-    open_missing_streams()
-    sys.exit(call())
-
+FETCH: Final = Program(build_parser, _fetch_asked, offline_hint="HF_HUB_OFFLINE is set: unset it here.")
 
 if __name__ == "__main__":
-    main()
+    FETCH.main()

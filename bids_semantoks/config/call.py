@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
-from bids_semantoks.config.options import check, option, parse_rule
+from bids_semantoks.config.options import check, check_effect, check_least, list_changed, option, parse_rule, spell_flag
 from bids_semantoks.version import __version__, parse_version
 
 
@@ -18,83 +18,25 @@ from bids_semantoks.version import __version__, parse_version
 class SelectionConfig:
     """Which runs to process."""
 
-    participant_label: tuple[str, ...] = option(
-        (),
-        "Participants to process, with or without the sub- prefix; @FILE reads labels from a file.",
-        metavar="LABEL...",
-        aliases=("--participant_label",),
-    )
-    exclude_participant_label: tuple[str, ...] = option((), "Participants to exclude.", metavar="LABEL...")
-    exclude_by: tuple[str, ...] = option(
-        (),
-        "Exclude runs by their row in group_qc.tsv (group level): COLUMN OP VALUE with >, >=, <, <=, = or !=, e.g. "
-        "'mean_fd>0.3'. With several rules, runs that meet any of them are excluded.",
-        metavar="RULE...",
-    )
-    exclude_runs: tuple[str, ...] = option(
-        (),
-        "Exclude these runs (group level), given by file name or by the entities that identify them; @FILE reads "
-        "one run per line.",
-        metavar="RUN...",
-    )
-    ignore_missing_participants: bool = option(
-        False, "Ignore requested participants that are not found, with a warning, and process the others."
-    )
-    session_id: tuple[str, ...] = option((), "Sessions to process.", metavar="LABEL...", aliases=("--session-label",))
-    sessions: str = option(
-        "mean",
-        "Features of participants with several sessions (group level): from the first session, the mean over all, or "
-        "each session separately; a participant's sessions are never on both sides of a split.",
-        choices=("first", "mean", "each"),
-    )
-    task_id: tuple[str, ...] = option((), "Tasks to process.", metavar="LABEL...", aliases=("-t", "--task-label"))
-    run_id: tuple[str, ...] = option((), "Runs to process.", metavar="LABEL...")
-    echo_id: tuple[str, ...] = option(
-        (), "Echoes to process, if written as separate files.", metavar="LABEL...", aliases=("--echo-idx",)
-    )
-    direction_id: tuple[str, ...] = option(
-        (), "Phase-encoding directions (dir-) to process.", metavar="LABEL...", aliases=("--direction-label",)
-    )
-    acquisition_id: tuple[str, ...] = option(
-        (), "Acquisitions (acq-) to process.", metavar="LABEL...", aliases=("--acquisition-label",)
-    )
-    space: str | None = option(
-        None,
-        "Template space of the BOLD images (one per call), optionally with a resolution (NAME:res-2); by default that "
-        "of the atlas if present, else MNI152NLin6Asym, MNI152NLin2009cAsym or fsLR, at the finest resolution.",
-        metavar="NAME",
-    )
-    bids_filter_file: Path | None = option(
-        None, "JSON filter file in fMRIPrep's format; only the bold entry is used.", metavar="FILE"
-    )
-    derivatives: tuple[str, ...] = option(
-        (),
-        "Derivative dataset to read, as PATH or NAME=PATH, if BIDS_DIR is a raw dataset; at the group level, "
-        "NAME=OUT_DIR of another preparation of the same participants, probed on the same splits.",
-        metavar="PATH...",
-        aliases=("-d",),
-    )
-    input_type: str = option(
-        "auto",
-        "What to read if a dataset has both BOLD images and parcellated series; auto reads images from preprocessing "
-        "pipelines and series from denoising pipelines.",
-        choices=("auto", "images", "series"),
-    )
-    combined_runs: str = option(
-        "parts",
-        "What to read if XCP-D wrote both runs and their concatenation (--combine-runs): the runs, or the "
-        "concatenation.",
-        choices=("parts", "whole"),
-    )
-    layout: str | None = option(
-        None,
-        "Read data that are not in BIDS: abcc, hcp, hcp-7t, hcp-fix, hcp-lifespan, ukb, or a JSON file that locates "
-        "the files.",
-        metavar="NAME_OR_FILE",
-    )
-    bids_database_dir: Path | None = option(
-        None, "Directory of a pybids database of the derivative dataset; created if missing.", metavar="DIR"
-    )
+    participant_label: tuple[str, ...] = option((), metavar="LABEL...", aliases=("--participant_label",))
+    exclude_participant_label: tuple[str, ...] = option((), metavar="LABEL...")
+    exclude_by: tuple[str, ...] = option((), metavar="RULE...")
+    exclude_runs: tuple[str, ...] = option((), metavar="RUN...")
+    ignore_missing_participants: bool = option(False)
+    session_id: tuple[str, ...] = option((), metavar="LABEL...", aliases=("--session-label",))
+    sessions: str = option("mean", choices=("first", "mean", "each"))
+    task_id: tuple[str, ...] = option((), metavar="LABEL...", aliases=("-t", "--task-label"))
+    run_id: tuple[str, ...] = option((), metavar="LABEL...")
+    echo_id: tuple[str, ...] = option((), metavar="LABEL...", aliases=("--echo-idx",))
+    direction_id: tuple[str, ...] = option((), metavar="LABEL...", aliases=("--direction-label",))
+    acquisition_id: tuple[str, ...] = option((), metavar="LABEL...", aliases=("--acquisition-label",))
+    space: str | None = option(None, metavar="NAME")
+    bids_filter_file: Path | None = option(None, metavar="FILE")
+    derivatives: tuple[str, ...] = option((), metavar="PATH...", aliases=("-d",))
+    input_type: str = option("auto", choices=("auto", "images", "series"))
+    combined_runs: str = option("parts", choices=("parts", "whole"))
+    layout: str | None = option(None, metavar="NAME_OR_FILE")
+    bids_database_dir: Path | None = option(None, metavar="DIR")
 
     def __post_init__(self) -> None:
         for text in self.exclude_by:
@@ -105,51 +47,18 @@ class SelectionConfig:
 class SignalsConfig:
     """Extraction of parcel signals."""
 
-    atlas: str = option(
-        "Schaefer400Tian3Buckner7",
-        "Name of an atlas, or path to a label image or atlas dataset.",
-        metavar="NAME_OR_PATH",
-    )
-    atlas_dir: Path | None = option(
-        None, "Directory searched first for atlas files (or set BIDS_SEMANTOKS_ATLAS_DIR).", metavar="DIR"
-    )
-    denoise: str = option(
-        "simple",
-        "Denoising preset (none, simple, simple+gsr, 24p, 36p, compcor, acompcor, ica_aroma, ica_aroma_aggr) "
-        "or a JSON file.",
-        metavar="NAME_OR_FILE",
-    )
-    band_pass: tuple[float, float] | None = option(
-        (0.01, 0.1), "Pass band in Hz; 0 disables that edge.", metavar="LOW HIGH", off="--no-band-pass"
-    )
-    fd_threshold: float | None = option(
-        None, "Scrub volumes with a framewise displacement above this threshold (mm).", metavar="MM"
-    )
-    motion_filter: str | None = option(
-        None,
-        "Filter respiration out of the motion parameters before computing framewise displacement: low-pass (Hz) or "
-        "notch (breaths per minute). Regressors are not filtered.",
-        metavar="lp:HZ|notch:LOW-HIGH",
-    )
-    dummy_scans: str = option(
-        "auto",
-        "Volumes to drop at the start; auto uses the non-steady-state columns of the confounds.",
-        metavar="auto|N",
-    )
-    min_time: float = option(
-        100.0, "Skip runs with fewer seconds of data after scrubbing; 0 disables the limit.", metavar="SECONDS"
-    )
-    min_coverage: float = option(
-        0.5, "Treat parcels with a smaller share of their voxels in the brain mask as absent.", metavar="SHARE"
-    )
-    signals_only: bool = option(False, "Write signals only, without embeddings.")
-    save_raw_signals: bool = option(False, "Also write the signals before denoising.")
-    connectivity: str = option(
-        "tsv",
-        "Format of the connectivity matrices, which take half the disk space of a run: a table with 6 significant "
-        "digits, a NumPy array, or none. Reports and probes compute connectivity from the signals.",
-        choices=("tsv", "npy", "none"),
-    )
+    atlas: str = option("Schaefer400Tian3Buckner7", metavar="NAME_OR_PATH")
+    atlas_dir: Path | None = option(None, metavar="DIR")
+    denoise: str = option("simple", metavar="NAME_OR_FILE")
+    band_pass: tuple[float, float] | None = option((0.01, 0.1), metavar="LOW HIGH", off="--no-band-pass")
+    fd_threshold: float | None = option(None, metavar="MM")
+    motion_filter: str | None = option(None, metavar="lp:HZ|notch:LOW-HIGH")
+    dummy_scans: str = option("auto", metavar="auto|N")
+    min_time: float = option(100.0, metavar="SECONDS")
+    min_coverage: float = option(0.5, metavar="SHARE")
+    signals_only: bool = option(False)
+    save_raw_signals: bool = option(False)
+    connectivity: str = option("tsv", choices=("tsv", "npy", "none"))
 
     def __post_init__(self) -> None:
         check(
@@ -188,50 +97,23 @@ _READOUTS: Final = ("cls_avg", "cls", "avg", "networks")
 class EmbeddingConfig:
     """Encoding of parcel signals into embeddings."""
 
-    model: str = option(
-        "SamGijsen/Brain-Semantoks",
-        "Encoder: a directory or file written by bids_semantoks, the authors' checkpoint, a Hugging Face "
-        "ORG/NAME[/SUBFOLDER][@REVISION], or random:paper|small|tiny[:SEED]. With several, the group level "
-        "compares them on the same splits, each with the first.",
-        metavar="NAME_OR_PATH...",
-        rest="more_models",
-    )
+    model: str = option("SamGijsen/Brain-Semantoks", metavar="NAME_OR_PATH...", rest="more_models")
     more_models: tuple[str, ...] = ()  # group level
-    device: str = option(
-        "auto", "Device of the encoder; auto uses CUDA if available, else the CPU.", metavar="auto|cpu|cuda|cuda:N|mps"
-    )
-    precision: str = option(
-        "auto", "Numerical precision of the encoder; auto is fp32.", choices=("auto", "fp32", "bf16", "fp16")
-    )
-    batch_size: int = option(32, "Windows per batch.", metavar="N")
-    n_windows: int = option(8, "Number of equally spaced windows per run.", metavar="N")
-    min_kept: float = option(
-        0.5,
-        "Exclude windows with a smaller share of kept data from the mean if the run has better ones; the others are "
-        "weighted by their kept seconds.",
-        metavar="SHARE",
-    )
-    pooling: tuple[str, ...] = option(
-        ("cls_avg",),
-        "Readouts of the encoder, each written as a separate embedding: mean token and class token, one of them, or "
-        "the mean token of each network (concatenated). The first is used in reports.",
-        metavar="cls_avg|cls|avg|networks...",
-        choices=_READOUTS,
-    )
-    networks_format: str = option(
-        "npy", "Format of the wide readout `networks`: a float32 array, or table columns.", choices=("npy", "tsv")
-    )
-    save_tokens: bool = option(False, "Also write all output tokens of each window.")
+    device: str = option("auto", metavar="auto|cpu|cuda|cuda:N|mps")
+    precision: str = option("auto", choices=("auto", "fp32", "bf16", "fp16"))
+    batch_size: int = option(32, metavar="N")
+    n_windows: int = option(8, metavar="N")
+    min_kept: float = option(0.5, metavar="SHARE")
+    pooling: tuple[str, ...] = option(("cls_avg",), metavar="cls_avg|cls|avg|networks...", choices=_READOUTS)
+    networks_format: str = option("npy", choices=("npy", "tsv"))
+    save_tokens: bool = option(False)
 
     def __post_init__(self) -> None:
-        check(self.batch_size >= 1, f"--batch-size must be 1 or more, found {self.batch_size}.")
-        check(self.n_windows >= 1, f"--n-windows must be 1 or more, found {self.n_windows}.")
+        check_least(self, 1, "batch_size", "n_windows")
         check(bool(self.pooling), "--pooling needs at least one readout.", f"Expected {', '.join(_READOUTS)}.")
         check(len(set(self.pooling)) == len(self.pooling), f"--pooling has duplicates: {' '.join(self.pooling)}.")
-        check(
-            self.networks_format == "npy" or "networks" in self.pooling,
-            f"--networks-format {self.networks_format} has no effect without --pooling networks.",
-        )
+        is_used = self.networks_format == "npy" or "networks" in self.pooling
+        check_effect(is_used, f"--networks-format {self.networks_format}", "--pooling networks")
         check(0 <= self.min_kept <= 1, f"--min-kept must be between 0 and 1, found {self.min_kept:g}.")
 
 
@@ -239,46 +121,24 @@ class EmbeddingConfig:
 class RunningConfig:
     """Execution options. Only the seed affects results."""
 
-    n_procs: int | None = option(
-        None,
-        "Number of processes; by default the CPUs allowed by the cgroup or SLURM_CPUS_PER_TASK, at most one per run.",
-        metavar="N",
-        aliases=("--nprocs", "--n-cpus"),
-    )
-    omp_nthreads: int | None = option(
-        None,
-        "Threads per process; by default the CPUs divided by the processes, or OMP_NUM_THREADS if smaller.",
-        metavar="N",
-    )
-    mem: str | None = option(
-        None, "Total memory limit for all processes (K, M, G or T; MB by default).", metavar="SIZE"
-    )
-    work_dir: Path | None = option(None, "Directory for caches and temporary files.", metavar="DIR", aliases=("-w",))
-    random_seed: int = option(0, "Random seed.", metavar="N")
-    dry_run: bool = option(
-        False, "Print what would be done with each run and why, based on file names and settings; write nothing."
-    )
-    check: bool = option(False, "With --dry-run: also open the headers and tables of each run, as in processing.")
-    format: str = option("text", "Output format of --dry-run: text, or a table for scripts.", choices=("text", "tsv"))
-    reports_only: bool = option(
-        False, "Regenerate the reports from the files in OUT_DIR (with --figures also the figures)."
-    )
-    figures: str | None = option(
-        None,
-        "Also write publication-ready figures to sub-*/figures/ and, for the group, figures/: svg (vector graphics "
-        "with editable text) or png.",
-        choices=("svg", "png"),
-    )
-    boilerplate_only: bool = option(False, "Write only the methods boilerplate with its references to OUT_DIR/logs.")
-    overwrite: bool = option(False, "Overwrite outputs that were created with different settings.")
-    redo_older_than: str | None = option(
-        None, "Recompute outputs written by versions of bids_semantoks older than this.", metavar="VERSION"
-    )
-    stop_on_first_crash: bool = option(False, "Stop at the first run that fails.")
-    ignore_failed_runs: bool = option(False, "Exit with code 0 if runs failed but at least one is ok.")
-    notrack: bool = option(False, "Accepted for compatibility; no usage data are ever sent.")
-    verbose: int = option(0, "Increase verbosity (repeatable).", aliases=("-v",))
-    quiet: bool = option(False, "Print only errors and the summary line.", aliases=("-q",))
+    n_procs: int | None = option(None, metavar="N", aliases=("--nprocs", "--n-cpus"))
+    omp_nthreads: int | None = option(None, metavar="N")
+    mem: str | None = option(None, metavar="SIZE")
+    work_dir: Path | None = option(None, metavar="DIR", aliases=("-w",))
+    random_seed: int = option(0, metavar="N")
+    dry_run: bool = option(False)
+    check: bool = option(False)
+    format: str = option("text", choices=("text", "tsv"))
+    reports_only: bool = option(False)
+    figures: str | None = option(None, choices=("svg", "png"))
+    boilerplate_only: bool = option(False)
+    overwrite: bool = option(False)
+    redo_older_than: str | None = option(None, metavar="VERSION")
+    stop_on_first_crash: bool = option(False)
+    ignore_failed_runs: bool = option(False)
+    notrack: bool = option(False)
+    verbose: int = option(0, aliases=("-v",))
+    quiet: bool = option(False, aliases=("-q",))
 
     def __post_init__(self) -> None:
         check(
@@ -286,19 +146,12 @@ class RunningConfig:
             "--dry-run, --reports-only and --boilerplate-only are mutually exclusive.",
             "Use one of them.",
         )
-        check(self.dry_run or self.format == "text", f"--format {self.format} has no effect without --dry-run.")
-        check(
-            self.dry_run or not self.check,
-            "--check has no effect without --dry-run.",
-            "Add --dry-run; without it, each run is checked anyway.",
-        )
+        check_effect(self.dry_run or self.format == "text", f"--format {self.format}", "--dry-run")
+        hint = "Add --dry-run; without it, each run is checked anyway."
+        check_effect(self.dry_run or not self.check, "--check", "--dry-run", hint)
         if self.redo_older_than is not None:
             check_version(self.redo_older_than)
-        check(self.n_procs is None or self.n_procs >= 1, f"--n-procs must be 1 or more, found {self.n_procs}.")
-        check(
-            self.omp_nthreads is None or self.omp_nthreads >= 1,
-            f"--omp-nthreads must be 1 or more, found {self.omp_nthreads}.",
-        )
+        check_least(self, 1, "n_procs", "omp_nthreads")
         if self.mem is not None:
             parse_memory(self.mem)
 
@@ -336,16 +189,10 @@ class AppConfig:
             f"--model has {1 + len(more)} encoders: {self.embedding.model}, {', '.join(more)}.",
             "Several encoders are allowed only at the group level without --pretrain.",
         )
-        asked = [
-            f"--{field.name.replace('_', '-')}"
-            for field in dataclasses.fields(self.pretraining)
-            if getattr(self.pretraining, field.name) != field.default
-        ]
-        check(
-            self.pretraining.pretrain or bool(self.probing.scaling) or not asked,
-            f"{', '.join(asked)} has no effect without --pretrain.",
-            "Use --pretrain at the group level to train an encoder, --model to use an existing one.",
-        )
+        asked = list(map(spell_flag, list_changed(self.pretraining)))
+        hint = "Use --pretrain at the group level to train an encoder, --model to use an existing one."
+        is_used = self.pretraining.pretrain or bool(self.probing.scaling)
+        check_effect(is_used or not asked, ", ".join(asked), "--pretrain", hint)
         check(
             not self.probing.finetune or self.embedding.pooling[0] != "networks",
             "--finetune trains a head on cls_avg, cls or avg, but the first readout of --pooling is networks.",

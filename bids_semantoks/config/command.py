@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -14,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from bids_semantoks.config import AppConfig, from_json, to_json
+from bids_semantoks.config.options import spell_flag
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 from bids_semantoks.version import __version__
@@ -40,41 +42,26 @@ class _Command(click.Command):
 def build_command() -> click.Command:
     """Build the command of the program, with all its options."""
     directory = click.Path(path_type=Path)
-    own = [
-        click.Option(
-            ["--config-file"],
-            type=directory,
-            metavar="FILE",
-            help="Configuration file of an earlier call (logs/calls/<run id>/config.json); options override it.",
-        ),
-        click.Option(
-            ["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_print_version,
-            help="Print the version and exit.",
-        ),
-    ]
-    arguments = [
+    file_help = "Configuration file of an earlier call (logs/calls/<run id>/config.json); options override it."
+    params = [
         click.Argument(["bids_dir"], type=directory),
         click.Argument(["out_dir"], type=directory),
         click.Argument(["level"], type=click.Choice(["participant", "group"]), metavar="{participant|group}"),
+        *(option for _, options in build_options() for option in options),
+        click.Option(["--config-file"], type=directory, metavar="FILE", help=file_help),
     ]
-    return _Command(
+    command = _Command(
         "bids_semantoks",
-        params=[*arguments, *(option for _, options in build_options() for option in options), *own],
+        params=params,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         help="Compute Brain-Semantoks embeddings from fMRIPrep derivatives. The participant level processes each run "
         "in BIDS_DIR; the group level analyses all participants in OUT_DIR.",
         epilog="Options with several values take them after one flag: --participant-label 01 02 03.",
     )
-
-
-def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        click.echo(f"bids_semantoks {__version__}")
-        context.exit()
+    add_version = click.version_option(
+        __version__, prog_name="bids_semantoks", message="%(prog)s %(version)s", help="Print the version and exit."
+    )
+    return add_version(command)
 
 
 def parse(arguments: Sequence[str]) -> AppConfig:
@@ -106,6 +93,13 @@ def build_options() -> list[tuple[str, list[click.Option]]]:
     return sections
 
 
+@functools.cache
+def read_help() -> dict[str, str]:
+    """Read what --help says of each option, by field."""
+    texts: dict[str, str] = read_json(Path(__file__).parent.parent / "data" / "options.json")
+    return texts
+
+
 class _LastOption(click.Option):
     """List option whose last occurrence counts, as for single-value options, so that scripts can be overridden."""
 
@@ -115,30 +109,26 @@ def _build_field_options(field: dataclasses.Field[Any], kind: Any) -> list[click
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
     inner = typing.get_args(kind)
     metadata = field.metadata
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = spell_flag(field.name)
     names = [field.name, flag, *metadata["aliases"]]
-    settings: dict[str, Any] = {"help": metadata["help"], "metavar": metadata["metavar"]}
+    settings: dict[str, Any] = {"help": read_help()[field.name], "metavar": metadata["metavar"]}
     if kind is bool:
         settings["is_flag"] = True
-    elif metadata["rest"]:
-        settings |= {"multiple": True, "type": kind}
     elif field.name == "verbose":
         settings["count"] = True
-    elif inner:
-        # A tuple of open length takes several values after one flag.
-        settings |= {"multiple": True} if inner[-1] is Ellipsis else {"nargs": len(inner)}
-        settings["type"] = click.Choice(metadata["choices"]) if metadata["choices"] else inner[0]
-    elif metadata["choices"]:
-        settings["type"] = click.Choice(metadata["choices"])
-    elif kind is Path:
-        settings["type"] = click.Path(path_type=Path)
     else:
-        settings["type"] = kind
+        choices = click.Choice(metadata["choices"]) if metadata["choices"] else None
+        settings["type"] = choices or (click.Path(path_type=Path) if kind is Path else inner[0] if inner else kind)
+        if metadata["rest"] or inner[-1:] == (Ellipsis,):
+            # A tuple of open length takes several values after one flag.
+            settings["multiple"] = True
+        elif inner:
+            settings["nargs"] = len(inner)
     default = field.default
     if default not in (None, (), False) and kind is not bool and field.name != "verbose":
         values = default if isinstance(default, tuple) else (str(default),)
         shown = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-        settings["help"] = f"{metadata['help']}  [default: {shown}]"
+        settings["help"] += f"  [default: {shown}]"
     options = [(_LastOption if metadata["rest"] else click.Option)(names, **settings)]
     if metadata["off"]:
         options.append(click.Option([_off_name(field), metadata["off"]], is_flag=True, help=f"Disable {flag}."))
@@ -151,10 +141,8 @@ def _off_name(field: dataclasses.Field[Any]) -> str:
 
 def _expand_lists(arguments: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
     """Repeat the flag of a list option before each value, as click needs it: ``--x_y a b`` becomes ``--x-y a --x-y b``.
-
     Flags may be spelt with underscores, as in other BIDS Apps. Raises click.UsageError if a list option has no value,
-    since click would take the next flag as its value.
-    """
+    since click would take the next flag as its value."""
     flags = {name for param in params if param.multiple for name in param.opts}
     replacing = {name for param in params if isinstance(param, _LastOption) for name in param.opts}
     expanded: list[str] = []
@@ -211,7 +199,7 @@ def _build_config(context: click.Context) -> AppConfig:
             if field.metadata["off"] and _off_name(field) in given:
                 if field.name in given:
                     raise ConfigurationError(
-                        f"--{field.name.replace('_', '-')} and {field.metadata['off']} are mutually exclusive.",
+                        f"{spell_flag(field.name)} and {field.metadata['off']} are mutually exclusive.",
                         hint="Use one of them.",
                     )
                 section[field.name] = None

@@ -19,7 +19,6 @@ ConfigT = TypeVar("ConfigT")
 
 def option(
     default: Any,
-    help: str,
     *,
     metavar: str | None = None,
     aliases: tuple[str, ...] = (),
@@ -27,12 +26,10 @@ def option(
     off: str | None = None,
     rest: str = "",
 ) -> Any:
-    """Declare a dataclass field that is also a command-line option; its metadata becomes the entry in ``--help``.
-
-    `off` names a flag that sets the field to None (``--no-band-pass``), `rest` a field that has no option and takes
-    the values after the first.
-    """
-    metadata = {"help": help, "metavar": metavar, "aliases": aliases, "choices": choices, "off": off, "rest": rest}
+    """Declare a dataclass field that is also a command-line option; ``data/options.json`` describes it in ``--help``.
+    `off` names a flag that sets the field to None (``--no-band-pass``), `rest` a field that has no option and takes the
+    values after the first."""
+    metadata = {"metavar": metavar, "aliases": aliases, "choices": choices, "off": off, "rest": rest}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -40,6 +37,30 @@ def check(condition: bool, message: str, hint: str = "") -> None:
     """Raise ConfigurationError with `message` (found and expected) and `hint` (remedy) unless `condition` holds."""
     if not condition:
         raise ConfigurationError(message, hint=hint)
+
+
+def check_effect(condition: bool, what: str, needed: str, hint: str = "") -> None:
+    """Refuse options, as typed, that have no effect without another, `needed`."""
+    check(condition, f"{what} has no effect without {needed}.", hint)
+
+
+def spell_flag(name: str) -> str:
+    """Spell the field of an option as on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_least(config: Any, least: int, *names: str) -> None:
+    """Refuse fields, of options or of a recipe, that are neither None nor `least` or more."""
+    for field in dataclasses.fields(config):
+        if field.name in names and (value := getattr(config, field.name)) is not None:
+            name = spell_flag(field.name) if field.metadata else field.name
+            found = f"{value:g}" if isinstance(value, float) else value
+            check(value >= least, f"{name} must be {least} or more, found {found}.")
+
+
+def list_changed(config: Any) -> list[str]:
+    """List the fields that differ from their defaults."""
+    return [field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
 
 
 def to_json(config: Any) -> dict[str, Any]:

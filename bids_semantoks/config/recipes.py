@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bids_semantoks.config.options import check
-
-_COUNTS = (
-    *("window", "patch", "width", "depth", "head_width", "mlp_ratio", "dense_kernel"),
-    *("structured_taps", "structured_scales", "head_hidden", "head_out", "head_layers"),
-)
+from bids_semantoks.config.options import check, check_least
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +33,10 @@ class EncoderConfig:
     head_layers: int = 2  # linear layers of the projection head
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
-            value = getattr(self, name)
-            check(value >= 1, f"{name} must be 1 or more, found {value}.")
+        check_least(self, 1, "window", "patch", "width", "depth", "head_width", "mlp_ratio", "dense_kernel")
+        check_least(self, 1, "structured_taps", "structured_scales", "head_hidden", "head_out", "head_layers")
         check(
-            self.patch >= 1 and self.window >= self.patch and self.window % self.patch == 0,
+            self.window >= self.patch and self.window % self.patch == 0,
             f"window must be a multiple of patch, found window {self.window} and patch {self.patch}.",
         )
         for name in ("repetition_time", "structured_decay"):
@@ -127,10 +121,8 @@ class TrainingConfig:
     clip: float = 1.0  # largest gradient norm
 
     def __post_init__(self) -> None:
-        check(self.epochs >= 1, f"epochs must be 1 or more, found {self.epochs}.")
-        check(
-            self.batch_size is None or self.batch_size >= 1, f"batch_size must be 1 or more, found {self.batch_size}."
-        )
+        check_least(self, 1, "epochs", "batch_size")
+        check_least(self, 0, "cls_weight", "token_weight", "ttr_weight", "coding_rate_weight", "warmup_epochs")
         check(
             all(0 <= level <= 3 for level in self.levels),
             f"augmentation levels must be between 0 and 3, found {', '.join(map(str, self.levels))}.",
@@ -146,9 +138,6 @@ class TrainingConfig:
         for name in ("masked_batches", "ttr_share"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"{name} must be between 0 and 1, found {value:g}.")
-        for name in ("cls_weight", "token_weight", "ttr_weight", "coding_rate_weight"):
-            value = getattr(self, name)
-            check(value >= 0, f"{name} must be 0 or more, found {value:g}.")
         check(
             self.cls_weight > 0 or (self.ttr_weight > 0 and self.ttr_share > 0) or self.token_weight > 0,
             "nothing would be learnt: cls_weight, ttr_weight and token_weight are all 0.",
@@ -163,7 +152,6 @@ class TrainingConfig:
         for name in ("learning_rate", "adam_eps", "clip"):
             value = getattr(self, name)
             check(value > 0, f"{name} must be above 0, found {value:g}.")
-        check(self.warmup_epochs >= 0, f"warmup_epochs must be 0 or more, found {self.warmup_epochs:g}.")
         for name in ("weight_decay", "betas", "momentum"):
             pair = getattr(self, name)
             check(

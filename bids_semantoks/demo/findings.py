@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bids_semantoks.demo.people import SITE_PATIENTS
+from bids_semantoks.demo.neural import SITE_PATIENTS
 from bids_semantoks.outputs.group_tables import COMPARED, ProbeTables, read_probes
 from bids_semantoks.outputs.group_words import METRIC_NAMES, MODEL_NAMES, format_difference, format_number, format_score
 

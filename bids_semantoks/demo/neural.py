@@ -1,4 +1,5 @@
-"""The hidden neural signal: coupled slow network fluctuations with planted effects of age, sex and site.
+"""Participants of the synthetic study, their runs, and the hidden neural signal: coupled slow network fluctuations with
+planted effects of age, sex and site.
 
 Effects on coupling show in connectivity; effects on tempo and lag hardly do, but a sequence model can find them.
 Networks are balanced to nearly cancel in the global signal, which spreads the effects on coupling a little.
@@ -6,6 +7,7 @@ Networks are balanced to nearly cancel in the global signal, which spreads the e
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -13,9 +15,126 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.demo.atlas import build_anatomy, build_table
-from bids_semantoks.demo.people import Participant, RunPlan
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.signals.windows import compute_response
+
+SITES: Final = ("EU", "AS", "NA")
+SITE_REPETITION_TIMES: Final = {"EU": 2.0, "AS": 0.8, "NA": 2.0}
+SITE_NOISE: Final = {"EU": 1.0, "AS": 1.2, "NA": 0.9}
+#: Share of patients: a confound, since scanners differ between sites and nothing else tells patients from controls.
+SITE_PATIENTS: Final = {"EU": 0.3, "AS": 0.8, "NA": 0.25}
+RUN_SECONDS: Final = 360.0
+SHORT_RUN_SECONDS: Final = 136.0
+TOO_SHORT_SECONDS: Final = 60.0
+N_DUMMY: Final = 3
+
+# Special runs recur every 24 participants, so that a large study keeps their share.
+_PERIOD: Final = 24
+_AGE_MEAN, _AGE_SD = 49.0, 18.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """One run to simulate."""
+
+    entities: tuple[tuple[str, str], ...]  # session, task, acquisition and run, where present, in BIDS order
+    n_volumes: int
+    repetition_time: float  # s
+    n_dummy: int  # leading volumes before the steady state
+    motion: float  # relative to a quiet participant
+    number: int  # position among the participant's runs; seeds the run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Participant:
+    """One participant with everything that shapes the signal."""
+
+    number: int  # from 1
+    seed: int  # of the study
+    age: int  # years
+    sex: str  # F or M
+    site: str
+    group: str  # diagnosis; depends on the site alone, and plants nothing
+
+    @property
+    def label(self) -> str:
+        """Participant label without ``sub-``."""
+        return f"{self.number:03d}"
+
+    @property
+    def age_z(self) -> float:
+        """Age in standard deviations from the study population's mean."""
+        return (self.age - _AGE_MEAN) / _AGE_SD
+
+    @property
+    def sex_sign(self) -> float:
+        """Plus one half for M, minus one half for F."""
+        return 0.5 if self.sex == "M" else -0.5
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """Make a generator that depends only on study seed, participant and stream."""
+        return np.random.default_rng([self.seed, self.number, *stream])
+
+
+def draw_participant(number: int, seed: int) -> Participant:
+    """Draw one participant, numbered from 1; the same for any study size."""
+    rng = np.random.default_rng([seed, number, 0])
+    age = int(rng.integers(18, 81))
+    turn, place = divmod(number - 1, len(SITES))
+    site = SITES[place]
+    return Participant(
+        number=number,
+        seed=seed,
+        age=age,
+        sex="FM"[int(rng.integers(2))],
+        site=site,
+        # Dealt, not drawn, so that small studies hold these shares, too.
+        group="patient" if turn * 7 % 20 < 20 * SITE_PATIENTS[site] else "control",
+    )
+
+
+def plan_runs(participant: Participant, *, short: bool = False) -> tuple[RunPlan, ...]:
+    """Plan a participant's runs; `short` runs of 136 s have just one high-pass regressor.
+
+    In every 24: every third from the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and PA
+    runs, the 4th a second run cut off at 60 s, the 5th heavy motion.
+    """
+    turn = (participant.number - 1) % _PERIOD
+    seconds = SHORT_RUN_SECONDS if short else RUN_SECONDS
+    task = ("task", "rest")
+    runs: list[tuple[tuple[tuple[str, str], ...], float]] = [((task,), seconds)]
+    if turn % 6 == 1:
+        runs = [((("ses", "1"), task), seconds), ((("ses", "2"), task), seconds)]
+    elif turn == 2:
+        runs = [((task, ("acq", "AP")), seconds), ((task, ("acq", "PA")), seconds)]
+    elif turn == 3:
+        runs = [((task, ("run", "1")), seconds), ((task, ("run", "2")), TOO_SHORT_SECONDS)]
+    repetition_time = SITE_REPETITION_TIMES[participant.site]
+    quiet = float(np.exp(np.clip(participant.rng(1).normal(0.0, 0.25), -0.5, 0.5)))
+    return tuple(
+        RunPlan(
+            entities=entities,
+            n_volumes=round(length / repetition_time),
+            repetition_time=repetition_time,
+            n_dummy=N_DUMMY if turn % 3 == 0 else 0,
+            motion=8.0 * quiet if turn == 4 else quiet,
+            number=number,
+        )
+        for number, (entities, length) in enumerate(runs)
+    )
+
+
+def describe_phenotypes(participant: Participant) -> tuple[str | int | None, ...]:
+    """List a participant's row of participants.tsv, with a few values missing (None)."""
+    turn = (participant.number - 1) % _PERIOD
+    return (
+        f"sub-{participant.label}",
+        None if turn == 9 else participant.age,
+        None if turn == 14 else participant.sex,
+        participant.site,
+        None if turn in (7, 18) else participant.group,
+    )
+
 
 # Correlation added to a pair of networks, per standard deviation of age and for M over F.
 AGE_COUPLING: Final = {
@@ -108,13 +227,9 @@ def compute_coupling(participant: Participant) -> NDArray[np.float64]:
 
 def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute a participant's planted central frequency (Hz) and delay (s) of each network, (N,) each."""
-    tempo = np.array(
-        [
-            participant.age_z * AGE_TEMPO.get(name, 0.0) + participant.sex_sign * SEX_TEMPO.get(name, 0.0)
-            for name in CANONICAL_NETWORKS
-        ]
-    )
-    lag = [participant.age_z * AGE_LAG.get(name, 0.0) for name in CANONICAL_NETWORKS]
+    age, sex = participant.age_z, participant.sex_sign
+    tempo = [age * AGE_TEMPO.get(name, 0.0) + sex * SEX_TEMPO.get(name, 0.0) for name in CANONICAL_NETWORKS]
+    lag = [age * AGE_LAG.get(name, 0.0) for name in CANONICAL_NETWORKS]
     return CENTRAL_FREQUENCY * np.exp(tempo), np.array(lag)
 
 
@@ -128,7 +243,10 @@ def simulate_signals(
     n_networks, n_parcels = len(coupling), len(network)
     # The filter is circular: 40 s of padding, cut off again, keep its ends from meeting.
     length = n_volumes + int(np.ceil(40.0 / repetition_time))
-    driven = rng.standard_normal((length, n_networks)) @ _take_root(coupling)
+    values, vectors = np.linalg.eigh(coupling)
+    # The symmetric root exists for a nearly singular matrix, too.
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    driven = rng.standard_normal((length, n_networks)) @ root
     sides = rng.standard_normal((length, n_networks * 2))
     own = rng.standard_normal((length, n_parcels))
     shared = np.sqrt(1 - _HEMISPHERE_SHARE) * np.repeat(driven, 2, axis=1) + np.sqrt(_HEMISPHERE_SHARE) * sides
@@ -158,17 +276,11 @@ def colour(
     return np.asarray(np.fft.irfft(np.fft.rfft(white, axis=0) * transfer / gain, n=len(white), axis=0))
 
 
-def _take_root(coupling: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the symmetric square root, which exists for a nearly singular matrix too."""
-    values, vectors = np.linalg.eigh(coupling)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
-
-
 def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:
     """Build the symmetric matrix of coupling changes."""
     matrix = np.zeros((len(CANONICAL_NETWORKS), len(CANONICAL_NETWORKS)))
-    for (one, other), change in changes.items():
-        row, column = CANONICAL_NETWORKS.index(one), CANONICAL_NETWORKS.index(other)
+    for pair, change in changes.items():
+        row, column = map(CANONICAL_NETWORKS.index, pair)
         matrix[row, column] = matrix[column, row] = change
     return matrix
 
@@ -206,8 +318,7 @@ def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float
 
 def expand(series: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Compute derivative, square and squared derivative of series (T, ...) by fMRIPrep suffix; NaN in volume 0."""
-    derivative = np.full_like(series, np.nan)
-    derivative[1:] = np.diff(series, axis=0)
+    derivative = np.concatenate([np.full_like(series[:1], np.nan), np.diff(series, axis=0)])
     return dict(zip(EXPANSIONS, (series, derivative, series**2, derivative**2), strict=True))
 
 
@@ -216,9 +327,8 @@ def compute_framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[n
 
     Sum of absolute changes, rotations as arcs of 50 mm radius (Power et al. 2012, NeuroImage 59, 2142-2154).
     """
-    displacement = np.full(len(parameters), np.nan)
-    displacement[1:] = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3)).sum(axis=1)
-    return displacement
+    changes = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3))
+    return np.concatenate([[np.nan], changes.sum(axis=1)])
 
 
 def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -227,11 +337,9 @@ def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     Jenkinson (1999), FMRIB report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), R = 80 mm; for small rotations
     trace(A'A) is twice the squared rotation.
     """
-    change = np.diff(parameters, axis=0)
-    deviation = np.full(len(parameters), np.nan)
-    squares = 2 * _RMS_RADIUS**2 / 5 * (change[:, 3:] ** 2).sum(axis=1) + (change[:, :3] ** 2).sum(axis=1)
-    deviation[1:] = np.sqrt(squares)
-    return deviation
+    squares = np.diff(parameters, axis=0) ** 2
+    deviation = np.sqrt(2 * _RMS_RADIUS**2 / 5 * squares[:, 3:].sum(axis=1) + squares[:, :3].sum(axis=1))
+    return np.concatenate([[np.nan], deviation])
 
 
 def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -13,7 +13,10 @@ from bids_semantoks.demo.neural import (
     DRIFT,
     MOTION,
     PHYSIOLOGY,
+    SITE_NOISE,
     NeuralSignals,
+    Participant,
+    RunPlan,
     build_sources,
     compute_framewise_displacement,
     compute_rmsd,
@@ -22,7 +25,6 @@ from bids_semantoks.demo.neural import (
     simulate_physiology,
     simulate_signals,
 )
-from bids_semantoks.demo.people import SITE_NOISE, Participant, RunPlan
 
 # Percent of the voxel's mean intensity.
 NEURAL_PERCENT: Final = 1.0
@@ -126,10 +128,9 @@ def _draw_weights(voxels: Voxels, n_sources: int, rng: np.random.Generator) -> N
 
 def _parcel_means(values: NDArray[np.float64], parcel: NDArray[np.int64]) -> NDArray[np.float64]:
     """Average the voxels of each parcel: (V, C) -> (P, C)."""
-    n_parcels = int(parcel.max()) + 1
-    total = np.zeros((n_parcels, values.shape[1]))
-    np.add.at(total, parcel[parcel >= 0], values[parcel >= 0])
-    return np.asarray(total / np.bincount(parcel[parcel >= 0], minlength=n_parcels)[:, None])
+    inside, total = parcel >= 0, np.zeros((int(parcel.max()) + 1, values.shape[1]))
+    np.add.at(total, parcel[inside], values[inside])
+    return np.asarray(total / np.bincount(parcel[inside], minlength=len(total))[:, None])
 
 
 class Components(NamedTuple):
@@ -236,32 +237,30 @@ def _flag_volumes(
 ) -> dict[str, NDArray[np.float64]]:
     """Build one indicator column per dummy volume and per motion outlier."""
     outlier = (np.nan_to_num(displacement) > FD_OUTLIER_MM) | (np.nan_to_num(std_dvars) > DVARS_OUTLIER)
-    outlier[:n_dummy] = False
-    unit = np.eye(len(outlier))
+    unit, outliers = np.eye(len(outlier)), n_dummy + np.flatnonzero(outlier[n_dummy:])
     columns = {f"non_steady_state_outlier{i:02d}": unit[i] for i in range(n_dummy)}
-    return columns | {f"motion_outlier{i:02d}": unit[t] for i, t in enumerate(np.flatnonzero(outlier))}
+    return columns | {f"motion_outlier{i:02d}": unit[t] for i, t in enumerate(outliers)}
 
 
 def _describe_components(prefix: str, about: dict[str, str], components: Components) -> dict[str, Any]:
-    cumulative = np.cumsum(components.variance)
+    numbers = (np.cumsum(components.variance), components.singular_values, components.variance)
+    rounded = zip(*([round(value, 10) for value in values.tolist()] for values in numbers), strict=True)
     return {
         f"{prefix}_{i:02d}": {
-            "CumulativeVarianceExplained": round(float(cumulative[i]), 10),
+            "CumulativeVarianceExplained": cumulative,
             **about,
             "Retained": True,
-            "SingularValue": round(float(components.singular_values[i]), 10),
-            "VarianceExplained": round(float(components.variance[i]), 10),
+            "SingularValue": singular,
+            "VarianceExplained": variance,
         }
-        for i in range(len(cumulative))
+        for i, (cumulative, singular, variance) in enumerate(rounded)
     }
 
 
 def _describe_motion() -> dict[str, Any]:
     described: dict[str, Any] = {"framewise_displacement": {"Units": "mm"}}
     for axis, (name, turn) in _AXES.items():
+        about = f'Rotation about {name} axis. Also known as "{turn}".'
         described[f"trans_{axis}"] = {"Description": f"Translation along {name} axis.", "Units": "mm"}
-        described[f"rot_{axis}"] = {
-            "Description": f'Rotation about {name} axis. Also known as "{turn}".',
-            "Units": "rad",
-        }
+        described[f"rot_{axis}"] = {"Description": about, "Units": "rad"}
     return described

@@ -21,24 +21,23 @@ from bids_semantoks.demo.neural import (
     SEX_COUPLING,
     SEX_TEMPO,
     SITE_COUPLING,
-    compute_activity,
-    compute_coupling,
-    compute_dynamics,
-    draw_blocks,
-    simulate_signals,
-)
-from bids_semantoks.demo.people import (
     SITE_NOISE,
     SITE_PATIENTS,
     Participant,
     RunPlan,
+    compute_activity,
+    compute_coupling,
+    compute_dynamics,
     describe_phenotypes,
+    draw_blocks,
     draw_participant,
     plan_runs,
+    simulate_signals,
 )
 from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simulate_scan
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_json, write_records, write_text
+from bids_semantoks.outputs.store import build_directory
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.runtime.logs import Progress
 
@@ -60,6 +59,39 @@ these effects, code/truth/participants.tsv what was planted in each participant.
 """
 
 
+_RAW: Final = {
+    "Name": STUDY_NAME,
+    "BIDSVersion": "1.11.0",
+    "DatasetType": "raw",
+    "License": "CC0",
+    "Authors": ["The bids_semantoks developers"],
+    "GeneratedBy": [{"Name": "bids_semantoks.demo", "Description": "Synthetic data with known structure"}],
+}
+_SERIES: Final = {
+    "Name": STUDY_NAME,
+    "BIDSVersion": "1.11.0",
+    "DatasetType": "derivative",
+    "License": "CC0",
+    "GeneratedBy": [{"Name": "xcp_d-like", "Description": "Synthetic series by bids_semantoks.demo, not XCP-D"}],
+}
+_FMRIPREP: Final = {
+    "Name": "fMRIPrep - fMRI PREProcessing workflow",
+    "BIDSVersion": "1.4.0",
+    "DatasetType": "derivative",
+    "GeneratedBy": [
+        {
+            "Name": "fMRIPrep",
+            "Version": FMRIPREP_VERSION,
+            "CodeURL": f"https://github.com/nipreps/fmriprep/archive/{FMRIPREP_VERSION}.tar.gz",
+            "Description": "Synthetic stand-in written by bids_semantoks.demo; fMRIPrep was not run.",
+        }
+    ],
+    "HowToAcknowledge": "Synthetic data: nothing to cite.",
+    "License": "CC0",
+    "DatasetLinks": {"raw": "../..", "templateflow": "https://github.com/templateflow/templateflow"},
+}
+
+
 def write_study(
     out_dir: Path, *, n_participants: int = 24, seed: int = 0, short: bool = False, incomplete: bool = False
 ) -> None:
@@ -69,9 +101,9 @@ def write_study(
     no confounds tables for the last participant. Raises ConfigurationError for a folder with other content and for no
     participants.
     """
-    participants = _start_study(out_dir, n_participants, seed, _describe_raw())
+    participants = _start_study(out_dir, n_participants, seed, _RAW)
     fmriprep = out_dir / "derivatives" / "fmriprep"
-    write_json(fmriprep / "dataset_description.json", _describe_fmriprep())
+    write_json(fmriprep / "dataset_description.json", _FMRIPREP)
     write_text(fmriprep / ".bidsignore", "*_boldref.*\n*_timeseries.*\n")
     # One thread: the matrices are too small for more to pay, and more could round the last digit otherwise.
     with threadpool_limits(1):
@@ -116,90 +148,53 @@ def _start_study(out_dir: Path, n_participants: int, seed: int, description: dic
     return participants
 
 
-def _build_stem(participant: Participant, plan: RunPlan) -> str:
-    """Join the entities of a run, such as ``sub-002_ses-1_task-rest``."""
-    return "_".join(f"{key}-{value}" for key, value in (("sub", participant.label), *plan.entities))
-
-
-def _find_func(root: Path, participant: Participant, plan: RunPlan) -> Path:
-    session = dict(plan.entities).get("ses")
-    folder = root / f"sub-{participant.label}"
-    return (folder / f"ses-{session}" if session else folder) / "func"
-
-
-def _describe_raw() -> dict[str, Any]:
-    return {
-        "Name": STUDY_NAME,
-        "BIDSVersion": "1.11.0",
-        "DatasetType": "raw",
-        "License": "CC0",
-        "Authors": ["The bids_semantoks developers"],
-        "GeneratedBy": [{"Name": "bids_semantoks.demo", "Description": "Synthetic data with known structure"}],
-    }
-
-
-def _describe_fmriprep() -> dict[str, Any]:
-    return {
-        "Name": "fMRIPrep - fMRI PREProcessing workflow",
-        "BIDSVersion": "1.4.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "fMRIPrep",
-                "Version": FMRIPREP_VERSION,
-                "CodeURL": f"https://github.com/nipreps/fmriprep/archive/{FMRIPREP_VERSION}.tar.gz",
-                "Description": "Synthetic stand-in written by bids_semantoks.demo; fMRIPrep was not run.",
-            }
-        ],
-        "HowToAcknowledge": "Synthetic data: nothing to cite.",
-        "License": "CC0",
-        "DatasetLinks": {"raw": "../..", "templateflow": "https://github.com/templateflow/templateflow"},
-    }
+def _build_path(root: Path, participant: Participant, plan: RunPlan, ending: str) -> Path:
+    """Return the path of a file of a run, such as ``ROOT/sub-002/ses-1/func/sub-002_ses-1_task-rest_<ending>``."""
+    entities = {"sub": participant.label, **dict(plan.entities)}
+    stem = "_".join(f"{key}-{value}" for key, value in entities.items())
+    return build_directory(root, entities) / f"{stem}_{ending}"
 
 
 def _write_raw(out_dir: Path, participant: Participant, plan: RunPlan) -> None:
     """Write a tiny raw image, only to make the raw root a valid dataset."""
-    stem = _find_func(out_dir, participant, plan) / f"{_build_stem(participant, plan)}_bold"
+    image = _build_path(out_dir, participant, plan, "bold.nii.gz")
     empty = np.zeros((2, 2, 2, plan.n_volumes), np.int16, order="F")
-    write_image(stem.with_suffix(".nii.gz"), empty, repetition_time=plan.repetition_time)
+    write_image(image, empty, repetition_time=plan.repetition_time)
     acquisition = dict(plan.entities).get("acq")
     encoding = {"PhaseEncodingDirection": "j" if acquisition == "PA" else "j-"} if acquisition else {}
-    write_json(
-        stem.with_suffix(".json"),
-        {"RepetitionTime": plan.repetition_time, "TaskName": "rest", "Manufacturer": "none (synthetic)", **encoding},
-    )
+    facts = {"RepetitionTime": plan.repetition_time, "TaskName": "rest", "Manufacturer": "none (synthetic)", **encoding}
+    write_json(_build_path(out_dir, participant, plan, "bold.json"), facts)
 
 
 def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
     """Write the files that fMRIPrep writes for one run."""
-    stem, folder = _build_stem(participant, plan), _find_func(fmriprep, participant, plan)
-    spatial = folder / f"{stem}_space-{SPACE}"
     slope = float(np.float32(scan.voxels.max() / 8000))
     stored = np.rint(scan.voxels / np.float32(slope)).astype(np.int16)
     reference = np.rint(stored.mean(axis=1, keepdims=True)).astype(np.int16)
-    bold = fill_image(stored)
-    write_image(Path(f"{spatial}_desc-preproc_bold.nii.gz"), bold, slope=slope, repetition_time=plan.repetition_time)
-    write_image(Path(f"{spatial}_desc-brain_mask.nii.gz"), build_anatomy().brain.astype(np.uint8))
-    write_image(Path(f"{spatial}_boldref.nii.gz"), fill_image(reference)[..., 0], slope=slope)
-    raw = _find_func(Path(), participant, plan) / f"{stem}_bold.nii.gz"
-    sources = {
-        "Sources": [f"bids:raw:{raw.as_posix()}", f"bids:templateflow:tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"]
-    }
+    raw = _build_path(Path(), participant, plan, "bold.nii.gz")
+    shared = {"Sources": [f"bids:raw:{raw.as_posix()}", f"bids:templateflow:tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"]}
     timing = {
         "RepetitionTime": plan.repetition_time,
         "SkullStripped": False,
         "SliceTimingCorrected": True,
-        **sources,
+        **shared,
         "StartTime": round(plan.repetition_time / 2 - 0.01, 3),
         "TaskName": "rest",
     }
-    write_json(Path(f"{spatial}_desc-preproc_bold.json"), timing)
-    write_json(Path(f"{spatial}_desc-brain_mask.json"), {"Type": "Brain", **sources})
-    write_json(Path(f"{spatial}_boldref.json"), {"SkullStripped": False, **sources})
+
+    def write(name: str, image: NDArray[np.int16] | NDArray[np.uint8], facts: dict[str, Any], **options: float) -> None:
+        path = _build_path(fmriprep, participant, plan, f"space-{SPACE}_{name}")
+        write_image(path.with_name(f"{path.name}.nii.gz"), image, **options)
+        write_json(path.with_name(f"{path.name}.json"), facts)
+
+    write("desc-preproc_bold", fill_image(stored), timing, slope=slope, repetition_time=plan.repetition_time)
+    write("desc-brain_mask", build_anatomy().brain.astype(np.uint8), {"Type": "Brain", **shared})
+    write("boldref", fill_image(reference)[..., 0], {"SkullStripped": False, **shared}, slope=slope)
     columns, sidecar = compute_confounds(scan, plan)
     table: NDArray[np.float64] = np.stack(list(columns.values()), axis=1)
-    _write_numbers(folder / f"{stem}_desc-confounds_timeseries.tsv", tuple(columns), table)
-    write_json(folder / f"{stem}_desc-confounds_timeseries.json", sidecar)
+    path = _build_path(fmriprep, participant, plan, "desc-confounds_timeseries.tsv")
+    _write_numbers(path, tuple(columns), table)
+    write_json(path.with_suffix(".json"), sidecar)
 
 
 def write_parcellated(
@@ -211,16 +206,9 @@ def write_parcellated(
     `write_study` with the same seed; the truth is their table alone. `short`: runs of 136 s, not 6 min; `task`: also a
     run with task blocks. ConfigurationError as in `write_study`.
     """
-    description = {
-        "Name": STUDY_NAME,
-        "BIDSVersion": "1.11.0",
-        "DatasetType": "derivative",
-        "License": "CC0",
-        "GeneratedBy": [{"Name": "xcp_d-like", "Description": "Synthetic series by bids_semantoks.demo, not XCP-D"}],
-    }
-    participants = _start_study(out_dir, n_participants, seed, description)
+    participants = _start_study(out_dir, n_participants, seed, _SERIES)
     atlases = out_dir / "sourcedata" / "atlases"
-    write_json(atlases / "dataset_description.json", {**description, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
+    write_json(atlases / "dataset_description.json", {**_SERIES, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
     write_parcel_table(atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv")
     with threadpool_limits(1):
         for participant in Progress("Simulating").each("participant", participants):
@@ -273,28 +261,31 @@ def _write_numbers(path: Path, header: Sequence[str], values: NDArray[np.floatin
 
 
 def _write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
-    """Write the truth about one run to ``<entities>_truth.npz``.
+    """Write the truth about one run to ``<entities>_truth.npz``, whose bytes depend on it alone.
 
     signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity, parcels
     (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
     """
-    path = out_dir / _TRUTH / f"{_build_stem(participant, plan)}_truth.npz"
-    _write_arrays(
-        path,
-        {
-            "signals": scan.neural.signals.astype(np.float32),
-            "confounds": scan.sources.astype(np.float32),
-            "confound_names": np.array(scan.source_names),
-            "weights": scan.weights.astype(np.float32),
-            "parcels": np.array(build_table()[0]),
-            "coupling": scan.neural.coupling,
-            "frequency": scan.neural.frequency,
-            "lag": scan.neural.lag,
-            "networks": np.array(CANONICAL_NETWORKS),
-            "repetition_time": np.array(plan.repetition_time),
-            "n_dummy": np.array(plan.n_dummy),
-        },
-    )
+    arrays = {
+        "signals": scan.neural.signals.astype(np.float32),
+        "confounds": scan.sources.astype(np.float32),
+        "confound_names": scan.source_names,
+        "weights": scan.weights.astype(np.float32),
+        "parcels": build_table()[0],
+        "coupling": scan.neural.coupling,
+        "frequency": scan.neural.frequency,
+        "lag": scan.neural.lag,
+        "networks": CANONICAL_NETWORKS,
+        "repetition_time": plan.repetition_time,
+        "n_dummy": plan.n_dummy,
+    }
+    path = out_dir / _TRUTH / _build_path(out_dir, participant, plan, "truth.npz").name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            # numpy.savez stamps the time of writing into the archive in some versions.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def _write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
@@ -313,31 +304,28 @@ def _write_truth_table(out_dir: Path, participants: list[Participant]) -> None:
     write_json(out_dir / _TRUTH / "effects.json", _describe_effects())
 
 
-def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write an .npz whose bytes depend on the arrays alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            # numpy.savez stamps the time of writing into the archive in some versions.
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-
-
 def _describe_effects() -> dict[str, Any]:
     """Describe the sizes of the planted effects for people and programs."""
-
-    def name_pairs(changes: dict[tuple[str, str], float]) -> dict[str, float]:
-        return {f"{one}_{other}": change for (one, other), change in changes.items()}
-
+    effects: dict[str, tuple[str, dict[Any, float]]] = {
+        "age_coupling": ("Correlation added per SD of age (18 years)", AGE_COUPLING),
+        "sex_coupling": ("Correlation added for M over F", SEX_COUPLING),
+        "site_coupling": ("Correlation added to every pair", SITE_COUPLING),
+        "age_tempo": ("Change of the log central frequency per SD of age", AGE_TEMPO),
+        "sex_tempo": ("Change of the log central frequency for M over F", SEX_TEMPO),
+        "age_lag": ("Seconds of delay added per SD of age", AGE_LAG),
+        "site_noise": ("Noise of the scanner, relative to EU", SITE_NOISE),
+        "site_patients": ("Share of patients; the group has no effect on the signals", SITE_PATIENTS),
+    }
     return {
         "Description": "Coupling is changed before networks are balanced against each other, which spreads the "
         "changes a little; what came out for each participant stands in participants.tsv.",
-        "age_coupling": {"Description": "Correlation added per SD of age (18 years)", **name_pairs(AGE_COUPLING)},
-        "sex_coupling": {"Description": "Correlation added for M over F", **name_pairs(SEX_COUPLING)},
-        "site_coupling": {"Description": "Correlation added to every pair", **SITE_COUPLING},
-        "age_tempo": {"Description": "Change of the log central frequency per SD of age", **AGE_TEMPO},
-        "sex_tempo": {"Description": "Change of the log central frequency for M over F", **SEX_TEMPO},
-        "age_lag": {"Description": "Seconds of delay added per SD of age", **AGE_LAG},
-        "site_noise": {"Description": "Noise of the scanner, relative to EU", **SITE_NOISE},
-        "site_patients": {"Description": "Share of patients; the group has no effect on the signals", **SITE_PATIENTS},
+        **{
+            name: {"Description": text} | {_join(key): size for key, size in sizes.items()}
+            for name, (text, sizes) in effects.items()
+        },
     }
+
+
+def _join(key: str | tuple[str, str]) -> str:
+    """Name a site, a network or a pair of networks."""
+    return key if isinstance(key, str) else "_".join(key)

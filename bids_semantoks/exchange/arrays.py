@@ -19,8 +19,7 @@ from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.errors import AtlasError, InputError, ModelError
 from bids_semantoks.inputs.repetition_time import find_given_time
 from bids_semantoks.records import Atlas, Floats, ParcelSignals, Run
-from bids_semantoks.signals.read_series import read_series, take_series
-from bids_semantoks.signals.series_tables import PTSERIES, read_columns
+from bids_semantoks.signals.read_series import PTSERIES, read_columns, read_series, take_series
 
 LOGGER = logging.getLogger("bids_semantoks")
 

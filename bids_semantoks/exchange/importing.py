@@ -23,7 +23,7 @@ from bids_semantoks.inputs.people_tables import Table, match_keys
 from bids_semantoks.outputs.dataset import BIDS_VERSION
 from bids_semantoks.records import Floats
 from bids_semantoks.runtime.logs import Progress
-from bids_semantoks.signals.series_tables import read_columns
+from bids_semantoks.signals.read_series import read_columns
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")

@@ -42,20 +42,10 @@ class GiftiError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GiftiHeader:
-    """Sizes of a file, from its first data array."""
+    """Sizes of a file according to its header and its first data array."""
 
-    n_arrays: int  # data arrays according to the header
-    shape: tuple[int, ...]  # of the first array: (V,) for one volume, (V, T) for all at once
-
-    @property
-    def n_vertices(self) -> int:
-        """Number of vertices of the mesh (V)."""
-        return self.shape[0]
-
-    @property
-    def n_volumes(self) -> int:
-        """Number of volumes (T)."""
-        return self.shape[1] if len(self.shape) > 1 and self.n_arrays == 1 else self.n_arrays
+    n_vertices: int  # of the mesh (V)
+    n_volumes: int  # (T)
 
 
 def find_hemisphere(name: str) -> str:
@@ -120,7 +110,11 @@ class _Reader:
 
     @property
     def header(self) -> GiftiHeader:
-        return GiftiHeader(n_arrays=self._n_arrays, shape=_read_shape(self._first))
+        # Arrays are (V,), one per volume, or a single (V, T).
+        n_vertices, *others = _read_shape(self._first)
+        return GiftiHeader(
+            n_vertices=n_vertices, n_volumes=others[0] if others and self._n_arrays == 1 else self._n_arrays
+        )
 
     def feed(self, chunk: bytes, *, is_last: bool) -> None:
         try:

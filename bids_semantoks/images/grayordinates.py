@@ -152,24 +152,23 @@ def load_cifti(path: Path) -> CiftiFile:
 def read_grayordinate_rows(
     file: CiftiFile, wanted: NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each.
-
-    Blocks without any `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next.
-    Raises CiftiError if the file is truncated.
-    """
+    """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each. Blocks without any
+    `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next. Raises CiftiError if
+    the file is truncated."""
     file.check_complete()
     length, n_rows = file.shape
     row_bytes = length * file.dtype.itemsize
     per_block = max(1, min(_BLOCK_BYTES // row_bytes, n_rows))
     memory = bytearray(per_block * row_bytes)
-    with file.path.open("rb", buffering=0) as stream:
+    with file.path.open("rb") as stream:
         for start in range(0, n_rows, per_block):
             stop = min(start + per_block, n_rows)
             if wanted is not None and not wanted[start:stop].any():
                 continue
             stream.seek(file.offset + start * row_bytes)
             view = memoryview(memory)[: (stop - start) * row_bytes]
-            _fill(stream, view, start)
+            if stream.readinto(view) < len(view):
+                raise CiftiError(f"is truncated in or after row {start}")
             stored = np.frombuffer(view, dtype=file.dtype).reshape(stop - start, length)
             yield start, stored.astype(file.dtype.newbyteorder("="), copy=False)
 
@@ -222,15 +221,6 @@ def _read_axis(content: bytes) -> Cifti2MatrixIndicesMap:
     except (Cifti2HeaderError, ValueError, KeyError) as error:
         raise CiftiError(f"is damaged: its CIFTI header cannot be read ({error})") from error
     return header.matrix[0]
-
-
-def _fill(stream: Any, view: memoryview, start: int) -> None:
-    done = 0
-    while done < len(view):
-        n_new = stream.readinto(view[done:])
-        if not n_new:
-            raise CiftiError(f"is truncated in or after row {start}")
-        done += n_new
 
 
 def read_series_step(axis: Cifti2MatrixIndicesMap) -> float | None:

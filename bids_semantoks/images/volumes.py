@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, cast
 
 import nibabel as nib
 import numpy as np
@@ -59,11 +60,6 @@ class Volumes:
     intercept: float
     offset: int  # bytes before the first volume
     repetition_time: float | None  # in seconds; None if the header has none
-
-
-def is_surface(path: Path) -> bool:
-    """Return whether a file is a surface series (dtseries, func.gii) rather than an image, by its suffix."""
-    return path.name.endswith((".dtseries.nii", ".func.gii"))
 
 
 def load_volumes(path: Path) -> Volumes:
@@ -156,7 +152,7 @@ def check_compressed(path: Path) -> None:
     `DAMAGED`; uncompressed files are not checked."""
     if path.name.lower().endswith(".gz"):
         with closing(_Inflater(path.open("rb", buffering=0))) as file:
-            if error := _drain(file).error:
+            if error := _drain(file):
                 raise error
 
 
@@ -165,24 +161,16 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class _Readable(Protocol):
-    def readinto(self, target: memoryview, /) -> int | None: ...
-
-    def close(self) -> None: ...
-
-
 def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
-    """Yield blocks (volumes, x * y * z) in the stored dtype and Fortran order while a thread decompresses the next.
-
-    The memory of a block is reused for a later one. Raises RunFailed bad_image for a truncated file or wrong checksum;
-    the file is read to its end, so damage anywhere is detected.
-    """
+    """Yield blocks (volumes, x * y * z) in the stored dtype and Fortran order while a thread decompresses the next. The
+    memory of a block is reused for a later one. Raises RunFailed bad_image for a truncated file or wrong checksum; the
+    file is read to its end, so damage anywhere is detected."""
     n_bytes = int(np.prod(volumes.shape, dtype=np.int64)) * volumes.dtype.itemsize
     per_block = min(max(1, _BLOCK_BYTES // n_bytes), volumes.n_volumes)
     counts = [min(per_block, volumes.n_volumes - start) for start in range(0, volumes.n_volumes, per_block)]
     buffers = _build_buffers(volumes, min(_BLOCKS_AHEAD + 1, len(counts)), per_block * n_bytes)
     n_read = 0
-    ahead: deque[Future[_Filled]] = deque()
+    ahead: deque[Future[tuple[int, Exception | None]]] = deque()
     with closing(_open(volumes)) as file, ThreadPoolExecutor(1, thread_name_prefix="inflate") as pool:
         before = pool.submit(_fill, file, np.empty(volumes.offset, dtype=np.uint8).data, volumes.offset)
         for block, count in enumerate(counts):
@@ -192,21 +180,15 @@ def read_blocks(volumes: Volumes) -> Iterator[NDArray[Any]]:
                 ahead.append(pool.submit(_fill, file, target, n_bytes))
             _check_filled(volumes, before.result(), volumes.offset, n_read=0)
             filled = ahead.popleft().result()
-            _check_filled(volumes, filled, count * n_bytes, n_read=n_read + filled.n_bytes // n_bytes)
+            _check_filled(volumes, filled, count * n_bytes, n_read=n_read + filled[0] // n_bytes)
             n_read += count
             stored = np.frombuffer(buffers[block % len(buffers)], dtype=volumes.dtype)
             yield stored.reshape(per_block, -1)[:count]
-        _check_filled(volumes, pool.submit(_drain, file).result(), 0, n_read=n_read)
+        _check_filled(volumes, (0, pool.submit(_drain, file).result()), 0, n_read=n_read)
 
 
-class _Filled(NamedTuple):
-    """Bytes read, and the error that stopped the read."""
-
-    n_bytes: int
-    error: Exception | None
-
-
-def _fill(file: _Readable, target: memoryview, n_bytes: int) -> _Filled:
+def _fill(file: FileIO | _Inflater, target: memoryview, n_bytes: int) -> tuple[int, Exception | None]:
+    """Read volumes of `n_bytes` each; return the bytes read, and the error that stopped the read."""
     # Chunks end at volume boundaries: a chunk that fails is lost and should not take a readable volume with it.
     done = 0
     try:
@@ -214,33 +196,34 @@ def _fill(file: _Readable, target: memoryview, n_bytes: int) -> _Filled:
             end = min(done + _READ_BYTES, (done // n_bytes + 1) * n_bytes)
             n_new = file.readinto(target[done:end])
             if not n_new:
-                return _Filled(done, None)
+                break
             done += n_new
     except DAMAGED as error:
-        return _Filled(done, error)
-    return _Filled(done, None)
+        return done, error
+    return done, None
 
 
-def _drain(file: _Readable) -> _Filled:
+def _drain(file: FileIO | _Inflater) -> Exception | None:
     # The checksum is at the end of the compressed file and is verified only there.
     target = memoryview(bytearray(_READ_BYTES))
     try:
         while file.readinto(target):
             pass
     except DAMAGED as error:
-        return _Filled(0, error)
-    return _Filled(0, None)
+        return error
+    return None
 
 
-def _check_filled(volumes: Volumes, filled: _Filled, expected: int, *, n_read: int) -> None:
-    if filled.error is None and filled.n_bytes == expected:
+def _check_filled(volumes: Volumes, filled: tuple[int, Exception | None], expected: int, *, n_read: int) -> None:
+    n_bytes, error = filled
+    if error is None and n_bytes == expected:
         return
-    reason = "it is truncated" if filled.error is None else one_line(filled.error)
+    reason = "it is truncated" if error is None else one_line(error)
     raise RunFailed(
         "bad_image",
         f"{volumes.path} is damaged: {n_read} of {volumes.n_volumes} volumes are readable ({reason}).",
         hint="Copy or recompute it.",
-    ) from filled.error
+    ) from error
 
 
 def _build_buffers(volumes: Volumes, n_buffers: int, n_bytes: int) -> list[NDArray[np.uint8]]:
@@ -256,7 +239,7 @@ def _build_buffers(volumes: Volumes, n_buffers: int, n_bytes: int) -> list[NDArr
         ) from error
 
 
-def _open(volumes: Volumes) -> _Readable:
+def _open(volumes: Volumes) -> FileIO | _Inflater:
     try:
         raw = volumes.path.open("rb", buffering=0)
     except OSError as error:
@@ -268,7 +251,7 @@ class _Inflater:
     """A gzip file read once from start to end, checksums verified. Unlike the gzip modules it distinguishes trailing
     bytes, as left by failed transfers, from a truncated file."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: FileIO) -> None:
         self._raw = raw
         self._pending = raw.read(_READ_BYTES)
         self._member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)

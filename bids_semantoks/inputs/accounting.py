@@ -17,19 +17,16 @@ from bids_semantoks.bids_names import BidsFile, explain_name, format_label, pars
 from bids_semantoks.disk import check_content
 from bids_semantoks.errors import RunSkipped
 from bids_semantoks.files import read_json
-from bids_semantoks.inputs.companions import run_key
 from bids_semantoks.inputs.names import (
     CIFTI,
     GIFTI,
     VOLUMES,
+    Derivative,
     find_participant_labels,
-    is_series,
-    is_surface_series,
-    is_volume_series,
     list_func_files,
+    tell_kind,
 )
-from bids_semantoks.inputs.pairing import Candidate
-from bids_semantoks.inputs.pipelines import Derivative
+from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.records import Run
 
 _BYPRODUCTS: Final = Path(__file__).parent.parent / "data" / "byproducts.json"
@@ -69,11 +66,9 @@ class UnreadRun:
 def find_unread(
     paths: Iterable[str], label: str, derivative: Derivative, found: Sequence[Candidate]
 ) -> list[UnreadRun]:
-    """Find a participant's runs that no candidate accounts for, one file each.
-
-    A file is accounted for if it is a candidate, another version of a candidate's run (space, atlas, resolution,
-    cleaning), of the kind that this call does not read (tables next to images), or a by-product of its pipeline.
-    """
+    """Find a participant's runs that no candidate accounts for, one file each. A file is accounted for if it is a
+    candidate, another version of a candidate's run (space, atlas, resolution, cleaning), of the kind that this call
+    does not read (tables next to images), or a by-product of its pipeline."""
     used = {path for one in found for path in (one.image.path, one.partner) if path}
     read = {run_key(one.image) for one in found}
     unread: dict[str, UnreadRun] = {}
@@ -81,11 +76,10 @@ def find_unread(
         if not path.endswith(_RUN_ENDS) or path in used:
             continue
         file = parse_name(path)
-        if file is not None and file.entity("sub") == label and _is_of(file, read):
+        is_of_read = file is not None and file.entity("sub") == label and _is_of(file, read)
+        if is_of_read or _is_byproduct(path, derivative.source.label):
             continue
-        if _is_byproduct(path, derivative.source.label):
-            continue
-        is_other = file is not None and _is_other_kind(file, derivative)
+        is_other = file is not None and tell_kind(file, derivative.source) not in (None, derivative.kind)
         why = _find_fault(file, label, derivative) if file else explain_name(path)
         unread.setdefault(
             _strip(path), UnreadRun(path=path, label=label, why=why, is_other_kind=is_other, derivative=derivative)
@@ -100,12 +94,6 @@ def describe_first_unread(derivative: Derivative) -> str:
         for one in find_unread(paths, label, derivative, ()):
             return f"The first file that looks like a run is {Path(one.path).name}: {one.why}. "
     return ""
-
-
-def _is_other_kind(file: BidsFile, derivative: Derivative) -> bool:
-    if derivative.kind == "parcellated":
-        return is_volume_series(file, derivative.source) or is_surface_series(file, derivative.source)
-    return is_series(file)
 
 
 def _find_fault(file: BidsFile, label: str, derivative: Derivative) -> str:
@@ -127,16 +115,13 @@ def _is_of(file: BidsFile, read: Collection[frozenset[tuple[str, str]]]) -> bool
     return key in read or frozenset(pair for pair in key if pair[0] != "echo") in read
 
 
-@functools.cache
-def _read_byproducts() -> dict[str, list[dict[str, list[str]]]]:
-    content: dict[str, list[dict[str, list[str]]]] = read_json(_BYPRODUCTS)
-    return content
+_load_rules = functools.cache(read_json)
 
 
 def _is_byproduct(path: str, pipeline: str) -> bool:
     suffix, extension = _find_end(path)
     values = {**parse_entities(os.path.basename(path)), "suffix": suffix, "extension": extension}  # noqa: PTH119
-    rules = _read_byproducts()
+    rules: dict[str, list[dict[str, list[str]]]] = _load_rules(_BYPRODUCTS)
     return any(_fits(rule, values) for rule in (*rules[""], *rules.get(pipeline, ())))
 
 

@@ -13,16 +13,21 @@ from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.accounting import describe_first_unread
 from bids_semantoks.inputs.layouts import choose_runs, load_layout
-from bids_semantoks.inputs.names import find_folders, find_kind, find_participant_labels, find_raw_root, split_named
-from bids_semantoks.inputs.pipelines import (
+from bids_semantoks.inputs.names import (
     AROMA,
     FMRIPREP,
     NIBABIES,
     Derivative,
     Description,
+    Layout,
     Pipeline,
+    find_folders,
+    find_kind,
+    find_participant_labels,
+    find_raw_root,
     read_description,
     recognise_pipeline,
+    split_named,
 )
 
 LOG = logging.getLogger(__name__)
@@ -40,9 +45,19 @@ class Dataset:
     raw_root: Path | None  # raw dataset they were made from, if found
 
     @property
+    def where(self) -> str:
+        """The folders of the derivative datasets, for messages."""
+        return " and ".join(str(one.path) for one in self.derivatives)
+
+    @property
     def is_parcellated(self) -> bool:
         """Whether parcel time series are read instead of BOLD."""
         return any(one.kind == "parcellated" for one in self.derivatives)
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of data outside BIDS, which are then the only dataset; None for BIDS."""
+        return self.derivatives[0].layout
 
     @property
     def denoised(self) -> Derivative | None:
@@ -73,29 +88,24 @@ class Dataset:
 
 
 def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> Dataset:
-    """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input.
-
-    Raises InputError if BIDS_DIR is missing, empty or not BIDS, or if it has no derivative dataset or several
-    candidates. Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images
-    with parcel series or denoised images with others.
-    """
+    """Identify BIDS_DIR and the derivative datasets to read (at least one); OUT_DIR never counts as an input. Raises
+    InputError if BIDS_DIR is missing, empty or not BIDS, or if it has no derivative dataset or several candidates.
+    Raises ConfigurationError if OUT_DIR is BIDS_DIR or an fMRIPrep dataset, or if one call would mix images with parcel
+    series or denoised images with others."""
     check_name(bids_dir, InputError, "BIDS_DIR")
     description = _check_is_bids(bids_dir) if selection.layout is None else None
+    may_be_raw = description is not None and not description.is_derivative
     if bids_dir.resolve() == out_dir.resolve():
         inside = bids_dir / "derivatives" / "bids_semantoks"
         raise ConfigurationError(
             f"OUT_DIR {out_dir} is the same directory as BIDS_DIR, which must not be written to.",
-            hint=f"Use {inside} or another folder." if _may_be_raw(description) else "Use another folder.",
+            hint=f"Use {inside} or another folder." if may_be_raw else "Use another folder.",
         )
     if selection.layout is not None:
         return _open_layout(bids_dir, selection, selection.layout)
     if selection.derivatives:
-        named = _take_components(
-            tuple(_open_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
-        )
-        _check_names(named)
-        _check_one_kind(named)
-        is_raw = description is None or _may_be_raw(description)
+        named = _open_all(bids_dir, selection)
+        is_raw = description is None or may_be_raw
         return Dataset(
             root=bids_dir,
             kind="raw" if is_raw else next(one.kind for one in named if one.kind != "aroma"),
@@ -107,10 +117,6 @@ def find_dataset(bids_dir: Path, out_dir: Path, selection: SelectionConfig) -> D
         own = _build_derivative(bids_dir, description, kind, bids_dir.resolve().name)
         return Dataset(root=bids_dir, kind=kind, derivatives=(own,), raw_root=find_raw_root(bids_dir))
     return Dataset(root=bids_dir, kind="raw", derivatives=(_find_fmriprep(bids_dir, out_dir),), raw_root=bids_dir)
-
-
-def _may_be_raw(description: Description | None) -> bool:
-    return description is not None and not (description.is_fmriprep or description.dataset_type == "derivative")
 
 
 def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) -> Dataset:
@@ -140,11 +146,9 @@ def _open_layout(bids_dir: Path, selection: SelectionConfig, name_or_file: str) 
 
 
 def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Path | None = None) -> None:
-    """Refuse an OUT_DIR or work directory inside an input, with ConfigurationError.
-
-    Within BIDS_DIR, OUT_DIR may only be ``derivatives/<name>`` of a dataset that is not read, and never below
-    ``sub-*``. A work directory inside OUT_DIR is always allowed.
-    """
+    """Refuse an OUT_DIR or work directory inside an input, with ConfigurationError. Within BIDS_DIR, OUT_DIR may only
+    be ``derivatives/<name>`` of a dataset that is not read, and never below ``sub-*``. A work directory inside OUT_DIR
+    is always allowed."""
     root, out = bids_dir.resolve(), out_dir.resolve()
     hint = "Use BIDS_DIR/derivatives/<name> of a raw dataset, or a folder outside BIDS_DIR."
     read = {one.path.resolve(): f"the {one.pipeline} dataset {one.path}" for one in dataset.derivatives}
@@ -171,23 +175,19 @@ def check_out_dir(bids_dir: Path, out_dir: Path, dataset: Dataset, work_dir: Pat
                 )
 
 
-def _take_components(named: tuple[Derivative, ...]) -> tuple[Derivative, ...]:
-    """Use ICA-AROMA datasets only for their components, when another dataset provides images of the same runs."""
-    has_others = any(one.kind == "fmriprep" and one.source != AROMA for one in named)
-    return tuple(replace(one, kind="aroma") if has_others and one.source == AROMA else one for one in named)
-
-
-def _check_names(named: tuple[Derivative, ...]) -> None:
-    """Refuse two datasets with the same name: sidecars distinguish sources by name."""
-    for position, one in enumerate(named):
-        if other := next((before for before in named[:position] if before.name == one.name), None):
+def _open_all(bids_dir: Path, selection: SelectionConfig) -> tuple[Derivative, ...]:
+    """Open the datasets of ``-d``; refuse two of one name, by which sidecars distinguish sources, and mixed kinds."""
+    named = tuple(_open_named(text, bids_dir, selection.input_type) for text in selection.derivatives)
+    # ICA-AROMA datasets provide only their components when another dataset has images of the same runs.
+    if any(one.kind == "fmriprep" and one.source != AROMA for one in named):
+        named = tuple(replace(one, kind="aroma") if one.source == AROMA else one for one in named)
+    first: dict[str, Derivative] = {}
+    for one in named:
+        if (other := first.setdefault(one.name, one)) is not one:
             raise InputError(
                 f"--derivatives has two datasets named {one.name}: {other.path} and {one.path}.",
                 hint="Give them different names: -d NAME=PATH.",
             )
-
-
-def _check_one_kind(named: tuple[Derivative, ...]) -> None:
     read = [one for one in named if one.kind != "aroma"]
     if not read:
         raise InputError(
@@ -200,9 +200,10 @@ def _check_one_kind(named: tuple[Derivative, ...]) -> None:
             f"--derivatives mixes datasets of different kinds: {listed}.",
             hint="Process them separately, each with its own OUT_DIR.",
         )
+    return named
 
 
-def _open_named(text: str, root: Path, input_type: str = "auto") -> Derivative:
+def _open_named(text: str, root: Path, input_type: str) -> Derivative:
     """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
     if the folder is missing or is not a readable derivative dataset."""
     label, path = split_named(text)
@@ -243,7 +244,7 @@ def _build_derivative(path: Path, description: Description, kind: str, name: str
 
 def _describe_nothing(source: Pipeline, input_type: str) -> str:
     """Name the file types a dataset lacks, to complete a message after "contains" or "with"."""
-    images, series = f"*{source.image_ends[0]}", "parcellated *_timeseries.tsv"
+    images, series = f"*_desc-{source.descs[0]}_bold.nii.gz", "parcellated *_timeseries.tsv"
     if input_type == "auto":
         return f"neither {images} nor {series}"
     return f"no {images if input_type == 'images' else series} (--input-type {input_type})"
@@ -256,11 +257,20 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
     found: list[Derivative] = []
     others: list[str] = []
     for folder in (base, *(base / name for name in find_folders(base))):
-        description = _try_description(folder)
+        try:
+            description = read_description(folder)
+        except InputError as error:
+            # One damaged neighbour must not stop a call that does not need it.
+            LOG.warning("Skipping %s: %s", folder, error)
+            continue
         if description is None:
             continue
         if folder.resolve() == out_dir.resolve():
-            _check_is_ours(out_dir, description)
+            if description.is_fmriprep:
+                raise ConfigurationError(
+                    f"OUT_DIR {out_dir} is a {description.pipeline(out_dir)} dataset, which must not be written to.",
+                    hint="Choose a separate folder for OUT_DIR.",
+                )
         elif recognise_pipeline(description) in (FMRIPREP, NIBABIES) or (
             description.names_fmriprep and find_kind(folder) == "fmriprep"
         ):
@@ -284,23 +294,6 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
             f"datalad get -n {shlex.quote(str(base / empty[0]))}.",
         )
     return found[0]
-
-
-def _check_is_ours(out_dir: Path, description: Description) -> None:
-    if description.is_fmriprep:
-        raise ConfigurationError(
-            f"OUT_DIR {out_dir} is a {description.pipeline(out_dir)} dataset, which must not be written to.",
-            hint="Choose a separate folder for OUT_DIR.",
-        )
-
-
-def _try_description(folder: Path) -> Description | None:
-    try:
-        return read_description(folder)
-    except InputError as error:
-        # One damaged neighbour must not stop a call that does not need it.
-        LOG.warning("Skipping %s: %s", folder, error)
-        return None
 
 
 def _check_is_bids(folder: Path) -> Description | None:
@@ -336,7 +329,7 @@ def _find_root_kind(folder: Path, description: Description | None, input_type: s
     if description.is_fmriprep and input_type != "series":
         return "fmriprep"
     source = recognise_pipeline(description)
-    if description.dataset_type == "derivative" or description.is_fmriprep:
+    if description.is_derivative:
         kind = find_kind(folder, source, wanted=input_type)
         if kind is None and source == AROMA:
             raise InputError(

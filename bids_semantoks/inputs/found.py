@@ -1,8 +1,11 @@
-"""Candidates: all images or tables of the selection with their files, and which concatenated runs to read."""
+"""Candidates: all images or tables of the selection with their files, which concatenated runs to read, and hints where
+a layout finds nothing."""
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,17 +15,80 @@ from typing import Any, Final, NoReturn
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.disk import check_size
-from bids_semantoks.errors import ConfigurationError, InputError
+from bids_semantoks.errors import ConfigurationError, InputError, name_some
 from bids_semantoks.inputs.accounting import UnreadRun, find_unread
-from bids_semantoks.inputs.companions import drop
 from bids_semantoks.inputs.datasets import CONTENT, Dataset
-from bids_semantoks.inputs.layout_hints import describe_nearest_files
-from bids_semantoks.inputs.layouts import find_layout_candidates
-from bids_semantoks.inputs.names import GIFTI, list_func_files
-from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, find_components, pair_files, pair_series
-from bids_semantoks.inputs.pipelines import XCPD, Derivative
+from bids_semantoks.inputs.layouts import (
+    fill_pattern,
+    find_files,
+    find_layout_candidates,
+    has_files,
+    list_layouts,
+    load_layout,
+)
+from bids_semantoks.inputs.names import GIFTI, XCPD, Derivative, Layout, find_folders, list_func_files
+from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, drop, find_components, pair_files, pair_series
 from bids_semantoks.inputs.pybids_database import find_database_files
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_among, list_asked, read_filter
+
+_N_NAMES: Final = 3
+_N_FOLDERS: Final = 20
+
+
+def describe_nearest_files(root: Path, layout: Layout, participants: Sequence[str] = ()) -> tuple[str, str]:
+    """Describe in one sentence what a layout expected in a folder and what was found; and suggest the layout or folder
+    that was probably meant, or a custom layout file."""
+    depth, path = max(
+        ((_find_depth(root, path, participants), path) for one in layout.runs for path in one.bold),
+        key=lambda found: found[0],
+    )
+    parts = path.split("/")
+    folder = Path(next(find_files(root, "/".join(parts[:depth]), participants))[0]) if depth else root
+    try:
+        names = sorted(one.name for one in folder.iterdir())
+    except OSError:
+        names = []
+    # Placeholders would count as differences.
+    text = re.sub(r"\{[a-z]+\}|\*", "", parts[depth])
+    near = difflib.get_close_matches(text, names, _N_NAMES, cutoff=0.3) or names[:_N_NAMES]
+    there = f"found {name_some(near)}" if near else "it is empty"
+    return f"expected {path}; {folder} has no {parts[depth]}, {there}", _suggest(root, layout)
+
+
+def _find_depth(root: Path, pattern: str, participants: Sequence[str]) -> int:
+    """Count the leading parts of a pattern that exist together."""
+    parts = pattern.split("/")
+    for depth in range(1, len(parts)):
+        if next(find_files(root, "/".join(parts[:depth]), participants), None) is None:
+            return depth - 1
+    return len(parts) - 1
+
+
+def _suggest(root: Path, layout: Layout) -> str:
+    """Suggest a shipped layout that fits the folder, or a folder below that fits the layout."""
+    for name in list_layouts():
+        if has_files(root, load_layout(name)):
+            return f"Did you mean --layout {name}?"
+    for folder in find_folders(root)[:_N_FOLDERS]:
+        if has_files(root / folder, layout):
+            return f"Did you mean BIDS_DIR {root / folder}?"
+    return "Copy the layout to a JSON file, adapt its paths and pass that file to --layout."
+
+
+def describe_archives(root: Path, layout: Layout) -> str:
+    """Describe archives named like a participant folder that the layout expects but lacks; empty if none."""
+    packed = set()
+    for first in {path.split("/")[0] for pattern in layout.runs for path in pattern.bold if "/" in path}:
+        for _, values in find_files(root, f"{first}.zip"):
+            name = fill_pattern(first, values)
+            # Some unpack into a folder named after the participant.
+            if not (root / name).exists() and not (root / values["sub"]).exists():
+                packed.add(name)
+    if not packed:
+        return ""
+    some = min(packed)
+    return f"{len(packed)} archives have not been unpacked; for example, run `unzip {some}.zip -d {some}`."
+
 
 # Entities that XCP-D omits from the name of a concatenation; the direction, if it combines several.
 _COMBINED: Final = ("run", "dir")
@@ -53,11 +119,8 @@ def _key(candidate: Candidate, left_out: Sequence[str]) -> tuple[object, ...]:
 
 
 def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candidate]:
-    """Drop the concatenations among the chosen runs, or with ``whole`` their parts, and log it.
-
-    A concatenation is as long as its parts together; if that cannot be determined, files by XCP-D are assumed to be
-    one.
-    """
+    """Drop the concatenations among the chosen runs, or with ``whole`` their parts, and log it. A concatenation is as
+    long as its parts together; if that cannot be determined, files by XCP-D are assumed to be one."""
     wholes = [one for one in chosen if one.parts and (_is_copy(one) if len(one.parts) == 1 else _is_sum(one))]
     if not wholes:
         return list(chosen)
@@ -96,9 +159,11 @@ def _is_copy(whole: Candidate) -> bool:
 
 def _is_sum(whole: Candidate) -> bool:
     """Return whether a run is as long as its parts: in rows or, if volumes were censored, in total volumes."""
+    runs = (whole, *whole.parts)
+    censored = [one.confounds if one.derivative.source.is_denoised else None for one in runs]
     counted = False
-    for count in (_count_full, _count_own):
-        length, parts = count(whole), [count(part) for part in whole.parts]
+    for paths in (censored, [one.image.path for one in runs]):
+        length, *parts = [_count_volumes(path) if path else 0 for path in paths]
         if length and all(parts):
             counted = True
             if length == sum(parts):
@@ -111,16 +176,6 @@ def _is_sum(whole: Candidate) -> bool:
         describe_labels(Path(part.image.path).name for part in whole.parts),
     )
     return False
-
-
-def _count_full(candidate: Candidate) -> int:
-    """Count the volumes in the censoring table; 0 if there is none that can be read."""
-    is_listed = candidate.confounds is not None and candidate.derivative.source.is_denoised
-    return _count_volumes(candidate.confounds) if is_listed and candidate.confounds else 0
-
-
-def _count_own(candidate: Candidate) -> int:
-    return _count_volumes(candidate.image.path)
 
 
 def _count_volumes(path: str) -> int:
@@ -151,10 +206,8 @@ def find_candidates(
     dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, kind: str = "fmriprep"
 ) -> tuple[list[Candidate], list[UnreadRun]]:
     """List the BOLD images (``fmriprep``) or series tables (``parcellated``) of the selection, in every space, and the
-    runs whose names cannot be read.
-
-    Returns at least one; InputError if none matches the participants, the sessions, tasks and runs, or the filter.
-    """
+    runs whose names cannot be read. Returns at least one; InputError if none matches the participants, the sessions,
+    tasks and runs, or the filter."""
     found: list[Candidate] = []
     unread: list[UnreadRun] = []
     for derivative in dataset.derivatives:
@@ -164,19 +217,18 @@ def find_candidates(
                 unread += others
     unread = _leave_other_kinds(unread, kind)
     found = attach_parts(_attach_components(found, dataset, participants))
-    where = " and ".join(str(one.path) for one in dataset.derivatives)
     folder = selection.bids_database_dir
     stale = f" (if they are new, delete the database {folder}, which is not updated)" if folder else ""
     if not found and not unread:
         _refuse_minimal(dataset, participants)
-        _refuse_nothing(dataset, where, participants, kind, stale)
+        _refuse_nothing(dataset, participants, kind, stale)
     heard = {one.image.entities[0][1] for one in found} | {one.label for one in unread}
     if silent := set(participants) - heard:
         LOG.warning("Participants without %s: %s%s", CONTENT[kind], describe_labels(silent), stale)
     odd = {label for one in found for _, label in one.image.entities if not label.replace("+", "").isalnum()}
     if odd:
         LOG.warning("Labels with characters that BIDS does not allow are kept in the outputs: %s", describe_labels(odd))
-    chosen, left = _select(found, unread, selection, where)
+    chosen, left = _select(found, unread, selection, dataset.where)
     return _apply_filter(chosen, left, selection.bids_filter_file)
 
 
@@ -219,7 +271,7 @@ def _select(
 
 def _refuse_minimal(dataset: Dataset, participants: Sequence[str]) -> None:
     """Refuse the output of fMRIPrep ``--level minimal``: references and transforms of runs, but no BOLD."""
-    for one in dataset.derivatives if dataset.derivatives[0].layout is None else ():
+    for one in dataset.derivatives if dataset.layout is None else ():
         for label in participants:
             paths = list_func_files(str(one.path / f"sub-{label}"))
             if any(path.endswith(_MINIMAL_ENDS) for path in paths):
@@ -232,19 +284,19 @@ def _refuse_minimal(dataset: Dataset, participants: Sequence[str]) -> None:
                 )
 
 
-def _refuse_nothing(dataset: Dataset, where: str, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
+def _refuse_nothing(dataset: Dataset, participants: Sequence[str], kind: str, stale: str) -> NoReturn:
     whom = f"for at least one of {describe_labels(participants)} participants{stale}"
-    layout = dataset.derivatives[0].layout
-    if layout is not None:
+    if (layout := dataset.layout) is not None:
         expected, hint = describe_nearest_files(dataset.root, layout, participants)
-        raise InputError(f"No files of layout {layout.name} {whom} in {where}: {expected}.", hint=hint)
+        raise InputError(f"No files of layout {layout.name} {whom} in {dataset.where}: {expected}.", hint=hint)
     if kind == "parcellated":
         raise InputError(
-            f"No parcellated series in {where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv {whom}.",
+            f"No parcellated series in {dataset.where}: expected sub-*/[ses-*/]func/*_(atlas|seg)-*_timeseries.tsv "
+            f"{whom}.",
             hint="Raw signals (desc-raw) and statistics other than the mean are ignored.",
         )
     raise InputError(
-        f"No preprocessed BOLD in {where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz {whom}.",
+        f"No preprocessed BOLD in {dataset.where}: expected sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz {whom}.",
         hint="Parcellated series cannot be extracted again."
         if all(one.kind == "parcellated" for one in dataset.derivatives)
         else "Check that fMRIPrep finished and wrote volumes in standard space (--output-spaces).",

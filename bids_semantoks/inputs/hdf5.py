@@ -44,17 +44,6 @@ class SignalsFile:
     n_volumes: int  # volumes of the longest array, padding included
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SignalsBlock:
-    """Consecutive runs of a signals file."""
-
-    start: int  # row of the first run
-    ids: tuple[str, ...]
-    # (T, P) per run without padding; NaN columns for absent parcels; T = 0 if the run has no signal or a problem
-    signals: tuple[NDArray[np.float32], ...]
-    problems: tuple[str, ...]  # one per run, empty if sound
-
-
 def open_signals(path: Path) -> SignalsFile:
     """Check the layout of an HDF5 file and read its participants and parcels. InputError if it is unreadable,
     lacks a dataset or has one of another shape."""
@@ -72,29 +61,24 @@ def open_signals(path: Path) -> SignalsFile:
     )
 
 
-def iterate_blocks(
+def iterate_runs(
     source: SignalsFile, *, rows: Collection[int] | None = None, max_bytes: int = 64 * 2**20
-) -> Iterator[SignalsBlock]:
-    """Yield the runs in file order, block by block, so that memory does not grow with their number.
-
-    With `rows`, blocks without any of these rows are skipped. A block is at least one HDF5 chunk, whatever `max_bytes`,
-    so that chunks are not decompressed repeatedly. Raises InputError if the file is damaged; a run with a NaN between
-    its volumes, an infinite value or atlases of unequal length only gets a problem in its block.
-    """
+) -> Iterator[tuple[int, NDArray[np.float32], str]]:
+    """Yield row, signals (T, P) and problem (empty if sound) of the runs in file order, read block by block, so that
+    memory does not grow with their number. With `rows`, blocks without any of these rows are skipped. Signals come
+    without padding, absent parcels as NaN. T is 0 if a run has no signal, or a problem: a NaN between its volumes, an
+    infinite value or atlases of unequal length. Raises InputError if the file is damaged."""
     with _open(source.path) as file:
         tables = [file[f"{_GROUP}/{name}"] for name, _ in ATLASES]
-        size = _choose_block(tables, len(source.parcels) * source.n_volumes * 4, max_bytes)
+        # At least one HDF5 chunk, so that chunks are not decompressed repeatedly.
+        chunk = max(table.chunks[0] if table.chunks else 1 for table in tables)
+        size = max(1, max_bytes // (len(source.parcels) * source.n_volumes * 4) // chunk) * chunk
         starts = range(0, len(source.ids), size)
         wanted = set(starts) if rows is None else {row - row % size for row in rows}
         for start in (one for one in starts if one in wanted):
-            ids = source.ids[start : start + size]
-            runs = list(_read_block(source, tables, start, len(ids)))
-            yield SignalsBlock(
-                start=start,
-                ids=ids,
-                signals=tuple(run for run, _ in runs),
-                problems=tuple(problem for _, problem in runs),
-            )
+            runs = _read_block(source, tables, start, min(size, len(source.ids) - start))
+            for row, (run, problem) in enumerate(runs, start):
+                yield row, run, problem
 
 
 def _open(path: Path) -> Any:
@@ -149,11 +133,6 @@ def _read_parcels() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(row[1] for row in rows), tuple(row[2] for row in rows)
 
 
-def _choose_block(tables: list[Any], bytes_of_run: int, max_bytes: int) -> int:
-    chunk = max(table.chunks[0] if table.chunks else 1 for table in tables)
-    return max(1, max_bytes // bytes_of_run // chunk) * chunk
-
-
 def _read_block(
     source: SignalsFile, tables: list[Any], start: int, n_runs: int
 ) -> Iterator[tuple[NDArray[np.float32], str]]:
@@ -165,15 +144,12 @@ def _read_block(
         except OSError as error:
             stop = start + n_runs
             _refuse(source.path, f"is damaged: {_GROUP}/{name}, participants {start} to {stop - 1} ({error})")
-    names = [name for name, _ in ATLASES]
-    measured = [_measure(part) for part in parts]
+    measured = [(name, part, *_measure(part)) for (name, _), part in zip(ATLASES, parts, strict=True)]
     for i in range(n_runs):
         # A run may lack an atlas entirely; the others must have the same length.
-        found = {name: int(lengths[i]) for name, (lengths, _) in zip(names, measured, strict=True) if lengths[i]}
-        problem = ""
-        for name, part, (_, is_broken) in zip(names, parts, measured, strict=True):
-            if is_broken[i]:
-                problem = problem or _describe_problem(part[i], name)
+        found = {name: int(lengths[i]) for name, _, lengths, _ in measured if lengths[i]}
+        broken = (_describe_problem(part[i], name) for name, part, _, is_broken in measured if is_broken[i])
+        problem = next(broken, "")
         if not problem and len(set(found.values())) > 1:
             problem = f"unequal numbers of volumes: {', '.join(f'{name} {n}' for name, n in found.items())}"
         n_volumes = 0 if problem else max(found.values(), default=0)

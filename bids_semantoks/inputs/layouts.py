@@ -4,7 +4,6 @@ them."""
 from __future__ import annotations
 
 import difflib
-import glob
 import logging
 import os
 import re
@@ -16,9 +15,8 @@ from typing import Any, Final, NoReturn
 from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import read_json
-from bids_semantoks.inputs.names import is_surface_file
+from bids_semantoks.inputs.names import Derivative, Layout, RunPattern, is_surface_file, scan_folder
 from bids_semantoks.inputs.pairing import Candidate
-from bids_semantoks.inputs.pipelines import Derivative, Layout, RunPattern
 from bids_semantoks.inputs.repetition_time import LONGEST
 from bids_semantoks.records import SERIES_ENDS
 
@@ -71,10 +69,13 @@ def load_layout(name_or_file: str) -> Layout:
     if not content["runs"]:
         _refuse(f"{path} has no runs")
     runs = tuple(_read_pattern(one, f"{path}: runs[{number}]", content) for number, one in enumerate(content["runs"]))
+    # An atlas is a name, or a path relative to the layout file.
+    atlas = content.get("atlas", "")
+    beside = path.parent / atlas
     return Layout(
         is_shipped=name_or_file in shipped,
         name=content["name"],
-        atlas=_find_beside(path, content.get("atlas", "")),
+        atlas=str(beside) if Path(atlas).suffix and beside.exists() else atlas,
         runs=runs,
     )
 
@@ -84,18 +85,10 @@ def list_layouts() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
 
-def _find_beside(layout: Path, atlas: str) -> str:
-    """Resolve the path of an atlas relative to the layout file; names are kept."""
-    beside = layout.parent / atlas
-    return str(beside) if Path(atlas).suffix and beside.exists() else atlas
-
-
 def find_files(root: Path, pattern: str, participants: Collection[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield path and entity values (by short key) of each file matching a pattern; values are letters and digits only.
-
-    Files come in name order within each folder. `participants` restricts the search; empty means all. Raises
-    InputError if a folder cannot be listed.
-    """
+    Files come in name order within each folder. `participants` restricts the search; empty means all. Raises InputError
+    if a folder cannot be listed."""
     yield from _walk(str(root), pattern.split("/"), {}, frozenset(participants))
 
 
@@ -116,15 +109,9 @@ def _walk(
         return
     expression = compile_part(part, values)
     wanted = {*participants, ""}  # folders above those of participants have no label
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise InputError(f"Folder {folder} cannot be listed: {error.strerror}.") from error
-    for name in names:
-        match = expression.fullmatch(name)
+    for name in sorted(entry.name for entry in scan_folder(folder, is_optional=True)):
+        # A Mac writes ._x beside x.
+        match = expression.fullmatch(name) if name[0] != "." or part[0] == "." else None
         if match is None or (participants and match.groupdict().get("sub", values.get("sub", "")) not in wanted):
             continue
         found, path = {**values, **match.groupdict()}, os.path.join(folder, name)  # noqa: PTH118
@@ -276,14 +263,14 @@ def has_files(root: Path, layout: Layout) -> bool:
     return any(next(find_files(root, path), None) for one in layout.runs for path in one.bold)
 
 
-def find_layout_participants(derivative: Derivative, layout: Layout) -> tuple[str, ...]:
+def find_layout_participants(root: Path, layout: Layout) -> tuple[str, ...]:
     """List the labels whose folder (or first file) exists, in natural order."""
     labels: set[str] = set()
     for pattern, is_fallback in dict.fromkeys((path, one.is_fallback) for one in layout.runs for path in one.bold):
         parts = pattern.split("/")
         n_parts = 1 + next(i for i, part in enumerate(parts) if "{participant}" in part or "{sub}" in part)
         # For a fallback the run itself must exist: `{participant}/...` alone would match any folder.
-        found = find_files(derivative.path, "/".join(parts if is_fallback else parts[:n_parts]))
+        found = find_files(root, "/".join(parts if is_fallback else parts[:n_parts]))
         labels.update(values["sub"] for _, values in found)
     return sorted_naturally(labels - _NO_PARTICIPANTS)
 
@@ -300,16 +287,16 @@ def find_layout_candidates(derivative: Derivative, layout: Layout, participants:
                 if frozenset(values.items()) in better:
                     continue
                 one = _build_candidate(derivative, pattern, path, values)
-                other = seen.setdefault(one.image.entities, one.image.path)
-                if other != one.image.path and pattern.is_fallback:
-                    passed_over.append(one.image.path)
-                    continue
-                if other != one.image.path:
+                other = seen.setdefault(one.image.entities, path)
+                if other == path:
+                    yield one
+                elif pattern.is_fallback:
+                    passed_over.append(path)
+                else:
                     raise InputError(
-                        f"Two files have the same entities in layout {layout.name}: {other} and {one.image.path}.",
+                        f"Two files have the same entities in layout {layout.name}: {other} and {path}.",
                         hint="Add an entity that distinguishes them, in braces or under entities.",
                     )
-                yield one
             better.update(frozenset(values.items()) for _, values in found)
     if passed_over:
         LOG.info(
@@ -327,18 +314,15 @@ def fill_pattern(pattern: str, values: Mapping[str, str]) -> str:
 def _find_companion(root: Path, patterns: Sequence[str], values: Mapping[str, str]) -> str | None:
     """Find the first alternative that exists; InputError if a wildcard matches several files."""
     for pattern in patterns:
-        text = fill_pattern(pattern, values)
-        if "*" not in text:
-            found = [text] if os.path.lexists(os.path.join(root, text)) else []  # noqa: PTH118
-        else:
-            found = sorted(glob.glob(re.sub(r"([\[?])", r"[\1]", text), root_dir=root))  # noqa: PTH207
+        found = [path for path, _ in find_files(root, fill_pattern(pattern, values))]
         if len(found) > 1:
+            first, second = (os.path.relpath(path, root) for path in found[:2])
             raise InputError(
-                f"The layout's pattern {pattern} matches {len(found)} files in {root}, e.g. {found[0]} and {found[1]}.",
+                f"The layout's pattern {pattern} matches {len(found)} files in {root}, e.g. {first} and {second}.",
                 hint="List the alternatives explicitly, best first.",
             )
         if found:
-            return os.path.join(root, found[0])  # noqa: PTH118
+            return found[0]
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from bids_semantoks.bids_names import check_name
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import TextTable, find_delimiter, is_missing, parse_table, read_json, read_text
-from bids_semantoks.inputs.names import find_above, find_linked_raw
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.inputs.selection import describe_labels
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -52,21 +52,13 @@ class Table:
         return "sessions.json" if "*" in self.name else f"{self.path.stem}.json"
 
 
-def find_roots(bids_dir: Path) -> tuple[Path, ...]:
-    """List BIDS_DIR, the raw root above ``derivatives/`` and the raw dataset its description links to, if any."""
-    found = (bids_dir, find_above(bids_dir), find_linked_raw(bids_dir))
-    return tuple(root for root in found if root is not None)
-
-
 def find_tables(
     bids_dir: Path, phenotype: Path | None, *, id_column: str | None = None, participants: Collection[str] = ()
 ) -> Iterator[Table]:
-    """Yield tables lazily: `phenotype`, then participants, sessions and ``phenotype/*.tsv`` of each root.
-
-    `phenotype` may be relative to a root or its ``phenotype`` folder; InputError if it is missing or unsound. Any other
-    unsound table is yielded with its problem, since most calls need only one table. `id_column` has the labels in
-    `phenotype` and in tables without participant_id; `participants` are the labels in the data.
-    """
+    """Yield tables lazily: `phenotype`, then participants, sessions and ``phenotype/*.tsv`` of each root. `phenotype`
+    may be relative to a root or its ``phenotype`` folder; InputError if it is missing or unsound. Any other unsound
+    table is yielded with its problem, since most calls need only one table. `id_column` has the labels in `phenotype`
+    and in tables without participant_id; `participants` are the labels in the data."""
     roots = find_roots(bids_dir)
     if phenotype is not None:
         check_name(phenotype, InputError, "--phenotype")
@@ -109,11 +101,9 @@ def _build_unsound(path: Path, problem: InputError) -> Table:
 
 
 def read_phenotype_table(path: Path, id_columns: Sequence[str] = (_ID,), participants: Collection[str] = ()) -> Table:
-    """Read a TSV or CSV with one of `id_columns` and optional ``session_id``; labels lose ``sub-`` and ``ses-``.
-
-    Cells stay text, so 01 is not 1. Raises InputError if the file is unreadable, lacks the ID column (the
-    likely one is suggested by its overlap with `participants`), or repeats a column, participant or session.
-    """
+    """Read a TSV or CSV with one of `id_columns` and optional ``session_id``; labels lose ``sub-`` and ``ses-``. Cells
+    stay text, so 01 is not 1. Raises InputError if the file is unreadable, lacks the ID column (the likely one is
+    suggested by its overlap with `participants`), or repeats a column, participant or session."""
     names, rows, lines = _read_cells(path)
     cells = {name: tuple(_clean(row[index]) for row in rows) for index, name in enumerate(names)}
     id_column = next((name for name in id_columns if name in cells), "")
@@ -145,17 +135,13 @@ def read_phenotype_table(path: Path, id_columns: Sequence[str] = (_ID,), partici
 
 def _guess_id_column(cells: dict[str, tuple[str, ...]], participants: Collection[str]) -> str:
     """Guess the ID column: the one with most labels of the data, else one with a common name."""
-    matches = {name: _count_matches(values, participants) for name, values in cells.items()}
+    labels = set(map(_simplify, participants))
+    matches = {name: len(labels.intersection(map(_simplify, values))) for name, values in cells.items()}
     best = max(matches, key=matches.__getitem__, default="")
     if best and matches[best] >= min(2, len(participants)) > 0:
         return best
     plain = {re.sub(r"[\W_]", "", name).casefold(): name for name in reversed(cells)}
     return next((plain[name] for name in _ID_NAMES if name in plain), "")
-
-
-def _count_matches(cells: Sequence[str], participants: Collection[str]) -> int:
-    forms = set(map(_simplify, participants))
-    return len({_simplify(cell) for cell in cells} & forms)
 
 
 def _read_cells(path: Path) -> TextTable:
@@ -315,18 +301,14 @@ def spell(text: object) -> str:
 
 
 def read_levels(entry: object) -> tuple[frozenset[str], frozenset[str]]:
-    """Read a column's sidecar entry: its levels, and the values that mean missing, both normalised.
-
-    Missing are ``MissingValues`` (also within ``Annotations``, as written by Neurobagel and nipoppy) and ``Levels``
-    described as such.
-    """
+    """Read a column's sidecar entry: its levels, and the values that mean missing, both normalised. Missing are
+    ``MissingValues`` (also within ``Annotations``, as written by Neurobagel and nipoppy) and ``Levels`` described as
+    such."""
     if not isinstance(entry, Mapping):
         return frozenset(), frozenset()
     notes = entry.get("Annotations")
-    missing = [
-        *_list(entry.get("MissingValues")),
-        *_list(notes.get("MissingValues") if isinstance(notes, Mapping) else []),
-    ]
+    places = (entry, notes) if isinstance(notes, Mapping) else (entry,)
+    missing = [value for one in places for value in _list(one.get("MissingValues"))]
     levels = entry.get("Levels")
     described = levels if isinstance(levels, Mapping) else dict.fromkeys(_list(levels), "")
     missing += [code for code, text in described.items() if _says_missing(text)]

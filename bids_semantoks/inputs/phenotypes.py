@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import is_missing
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.inputs.people_tables import (
     Key,
     Table,
-    find_roots,
     find_suspects,
     find_tables,
     match_keys,
@@ -85,12 +85,10 @@ def find_columns(
     id_column: str | None = None,
     keys: Collection[Key] = (),
 ) -> dict[str, Column]:
-    """Find columns by name, each in the first table that has it; `optional` ones may be missing.
-
-    Labels are matched to `keys`, the participants and sessions of the data, if they differ in spelling only. Raises
-    InputError, with the nearest match, for a missing column, or where no table exists for one; also if two files of
-    ``phenotype/`` have the column and `phenotype` does not choose, or if a required table is unusable.
-    """
+    """Find columns by name, each in the first table that has it; `optional` ones may be missing. Labels are matched to
+    `keys`, the participants and sessions of the data, if they differ in spelling only. Raises InputError, with the
+    nearest match, for a missing column, or where no table exists for one; also if two files of ``phenotype/`` have the
+    column and `phenotype` does not choose, or if a required table is unusable."""
     found: dict[str, Column] = {}
     known: dict[str, Table] = {}
     tables, unsound, id_columns = [], [], set()
@@ -200,12 +198,10 @@ def _tell_unsound(problems: Sequence[InputError], *, is_needed: bool) -> None:
 
 
 def build_phenotype(column: Column, keys: Sequence[Key], *, kind: str = "auto", n_bins: int = 0) -> Phenotype:
-    """Convert a column for `keys`, in their order, to classes or numbers.
-
-    `kind` ``auto`` treats text and a few distinct whole numbers as classes. With `n_bins`, a numeric column with more
-    distinct values than bins is treated as regression; text stays classes. Raises InputError if no key matches, labels
-    differ only in leading zeros, values are too few, constant or not numbers, or a class is too small.
-    """
+    """Convert a column for `keys`, in their order, to classes or numbers. `kind` ``auto`` treats text and a few
+    distinct whole numbers as classes. With `n_bins`, a numeric column with more distinct values than bins is treated as
+    regression; text stays classes. Raises InputError if no key matches, labels differ only in leading zeros, values are
+    too few, constant or not numbers, or a class is too small."""
     labels = _unite_numbers(column.find(keys))
     numbers = np.full(len(labels), np.nan)
     where = f"Column {column.name} of {column.table}"

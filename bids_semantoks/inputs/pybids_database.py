@@ -27,11 +27,8 @@ _IGNORED: Final = re.compile(r"/(anat|dwi|fmap|perf|pet|figures|log|logs|code|so
 
 def find_database_files(root: Path, database_dir: Path, ends: Sequence[str]) -> dict[str, list[str]]:
     """Map participant labels to sorted paths from a pybids database, building it first from the files with these
-    `ends`.
-
-    An existing database is not updated, so delete it after adding files. Raises ConfigurationError if the folder is not
-    writable or the database belongs to another dataset, InputError if the database is unreadable.
-    """
+    `ends`. An existing database is not updated, so delete it after adding files. Raises ConfigurationError if the
+    folder is not writable or the database belongs to another dataset, InputError if the database is unreadable."""
     if not (database_dir / _FILE_NAME).exists():
         _write_database(root, database_dir, ends)
     by_label: dict[str, list[str]] = defaultdict(list)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, parse_name
+from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, BidsFile, parse_names
 from bids_semantoks.disk import check_content
 from bids_semantoks.errors import ConfigurationError, InputError, RunFailed, RunSkipped
 from bids_semantoks.files import read_json
-from bids_semantoks.inputs.names import list_func_files
+from bids_semantoks.inputs.names import list_func_files, scan_folder
 from bids_semantoks.records import Run
 
 #: Seconds; longer values are taken to be milliseconds.
@@ -52,27 +52,21 @@ class StatedTime:
 def find_root_sidecars(root: Path, suffix: str = "bold") -> tuple[BidsFile, ...]:
     """List the ``*_<suffix>.json`` at the dataset root."""
     ends = tuple(f"{suffix}.{end}" for end in _SIDECAR_ENDS)
-    with os.scandir(root) as entries:
-        paths = sorted(entry.path for entry in entries if entry.name.endswith(ends))
-    parsed = (parse_name(path) for path in paths)
-    return tuple(one for one in parsed if one is not None and one.suffix == suffix)
+    paths = sorted(entry.path for entry in scan_folder(root) if entry.name.endswith(ends))
+    return tuple(one for one in parse_names(paths) if one.suffix == suffix)
 
 
 def find_raw_sidecars(root: Path, label: str) -> tuple[BidsFile, ...]:
     """List the raw dataset's ``*_bold.json`` for a participant, including those at its root."""
     paths = list_func_files(str(root / f"sub-{label}"))
-    parsed = (parse_name(path) for path in paths if path.endswith("_bold.json"))
-    return (*(one for one in parsed if one is not None), *find_root_sidecars(root))
+    return (*parse_names(path for path in paths if path.endswith("_bold.json")), *find_root_sidecars(root))
 
 
 def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: bool = False) -> StatedTime:
-    """Find the repetition time (s) that the sidecars of an image or table state, or those of the raw dataset.
-
-    The nearest applicable sidecar with RepetitionTime or SamplingFrequency decides, even with an implausible value (see
-    `decide_repetition_time`). One that is unreadable or has no
-    positive number is reported and skipped; one that was not fetched ends the search. The ``*_bold.json`` of the run's
-    images follow its own.
-    """
+    """Find the repetition time (s) that the sidecars of an image or table state, or those of the raw dataset. The
+    nearest applicable sidecar with RepetitionTime or SamplingFrequency decides, even with an implausible value (see
+    `decide_repetition_time`). One that is unreadable or has no positive number is reported and skipped; one that was
+    not fetched ends the search. The ``*_bold.json`` of the run's images follow its own."""
     pairs = set(image.entities)
     own: list[BidsFile] = []
     of_images: list[BidsFile] = []
@@ -84,20 +78,20 @@ def find_stated_time(image: BidsFile, sidecars: Iterable[BidsFile], *, are_raw: 
             own.append(one)
         elif one.suffix == "bold" and pairs.issuperset(pair for pair in one.entities if pair[0] not in _NOT_OF_RUN):
             of_images.append(one)
-    problems: list[str] = []
+    problems: tuple[str, ...] = ()
     for sidecar in (*_sort_nearest(own), *_sort_nearest(of_images)):
         try:
             found = _read_stated(Path(sidecar.path))
         except RunSkipped:
             why = "its content has not been fetched (run `datalad get`)"
-            problems.append(f"The sidecar {sidecar.path} cannot be used: {why}.")
-            return StatedTime(problems=tuple(problems), is_absent=True)
+            problems = (*problems, f"The sidecar {sidecar.path} cannot be used: {why}.")
+            return StatedTime(problems=problems, is_absent=True)
         except ValueError as error:
-            problems.append(f"The sidecar {sidecar.path} cannot be used: {error}.")
+            problems = (*problems, f"The sidecar {sidecar.path} cannot be used: {error}.")
             continue
         if found is not None:
-            return StatedTime(value=found, source=f"the sidecar {sidecar.path}", problems=tuple(problems))
-    return StatedTime(problems=tuple(problems))
+            return StatedTime(value=found, source=f"the sidecar {sidecar.path}", problems=problems)
+    return StatedTime(problems=problems)
 
 
 def find_given_time(argument: float | None, sidecar: Path) -> tuple[float | None, str]:
@@ -178,18 +172,11 @@ def _find_header_time(run: Run) -> tuple[float, Path] | None:
     if (time := read_header_time(run.bold)) is not None:
         return time, run.bold
     own = _key(run.entities)
-    siblings = [
-        path
-        for path in sorted(run.bold.parent.iterdir())
-        if path != run.bold
-        and path.name.endswith(_HEADER_ENDS)
-        and (parsed := parse_name(path.name)) is not None
-        and _key(parsed.entities) == own
-    ]
-    for end in _HEADER_ENDS:
-        for path in siblings:
-            if path.name.endswith(end) and (time := read_header_time(path)) is not None:
-                return time, path
+    names = sorted(one.name for one in scan_folder(run.bold.parent) if one.name.endswith(_HEADER_ENDS))
+    siblings = [one.path for one in parse_names(names) if _key(one.entities) == own and one.path != run.bold.name]
+    for name in (one for end in _HEADER_ENDS for one in siblings if one.endswith(end)):
+        if (time := read_header_time(run.bold.with_name(name))) is not None:
+            return time, run.bold.with_name(name)
     return None
 
 
@@ -199,11 +186,9 @@ def _key(entities: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
 
 def decide_repetition_time(run: Run, in_header: float | None = None) -> tuple[float, tuple[str, ...]]:
     """Decide on the repetition time (s) of a run; return it with notes on sources that disagree or could not be used.
-
     `in_header` is the time in the header of `run.bold`, if the caller has opened it. Raises RunFailed
     no_repetition_time if no source has a time, or if it is above 20 s or differs from another source by a factor of
-    1000; RunSkipped no_content if the run's own sidecar was not fetched and no other source has the time.
-    """
+    1000; RunSkipped no_content if the run's own sidecar was not fetched and no other source has the time."""
     stated = run.repetition_time
     if stated is None:
         check_content(run.bold.with_name(_name_sidecar(run.bold.name)))

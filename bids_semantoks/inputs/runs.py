@@ -1,23 +1,28 @@
-"""Derivative dataset -> runs: each BOLD image with its mask, confounds, repetition time and entities."""
+"""Participants and runs of a call: each BOLD image with its mask, confounds, repetition time and entities."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
 from bids_semantoks.bids_names import BidsFile, sorted_naturally
-from bids_semantoks.config import SelectionConfig
+from bids_semantoks.config import AppConfig, SelectionConfig
 from bids_semantoks.errors import InputError
+from bids_semantoks.files import read_rows
 from bids_semantoks.inputs.accounting import UnreadRun
-from bids_semantoks.inputs.datasets import Dataset
-from bids_semantoks.inputs.found import choose_parts_or_whole, find_candidates
-from bids_semantoks.inputs.layout_hints import describe_archives, describe_nearest_files
+from bids_semantoks.inputs.datasets import Dataset, check_out_dir, find_dataset
+from bids_semantoks.inputs.found import (
+    choose_parts_or_whole,
+    describe_archives,
+    describe_nearest_files,
+    find_candidates,
+)
 from bids_semantoks.inputs.layouts import find_layout_participants
-from bids_semantoks.inputs.names import find_participant_labels, is_surface_file
+from bids_semantoks.inputs.names import find_participant_labels, find_roots, is_surface_file
 from bids_semantoks.inputs.pairing import Candidate, rank_density
 from bids_semantoks.inputs.repetition_time import (
     StatedTime,
@@ -38,20 +43,18 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
     the closest match, for an unknown label, or if none remain after exclusion."""
     asked = read_labels(selection.participant_label, "sub-")
     excluded = set(read_labels(selection.exclude_participant_label, "sub-"))
-    roots = [one.path for one in dataset.derivatives if one.layout is None]
-    where = " and ".join(str(one.path) for one in dataset.derivatives)
-    if asked and all(any((root / f"sub-{label}").is_dir() for root in roots) for label in asked):
+    roots, layout = [one.path for one in dataset.derivatives], dataset.layout
+    if asked and not layout and all(any((root / f"sub-{label}").is_dir() for root in roots) for label in asked):
         chosen = set(asked)
     else:
-        known = {label for root in roots for label in find_participant_labels(root)}
-        for one in dataset.derivatives:
-            known.update(find_layout_participants(one, one.layout) if one.layout else ())
+        found = map(find_participant_labels, roots) if layout is None else [find_layout_participants(roots[0], layout)]
+        known = {label for labels in found for label in labels}
         if not known:
-            _refuse_no_participant(dataset, where)
-        for one in dataset.derivatives:
-            if one.layout and (packed := describe_archives(one, one.layout)):
-                LOG.warning("Some data in %s cannot be read. %s", one.path, packed)
-        chosen = set(keep_known(asked, known, where, is_lenient=selection.ignore_missing_participants)) or known
+            _refuse_no_participant(dataset)
+        if layout and (packed := describe_archives(roots[0], layout)):
+            LOG.warning("Some data in %s cannot be read. %s", roots[0], packed)
+        is_lenient = selection.ignore_missing_participants
+        chosen = set(keep_known(asked, known, dataset.where, is_lenient=is_lenient)) or known
     left = sorted_naturally(chosen - excluded)
     if not left:
         raise InputError(
@@ -63,17 +66,17 @@ def find_participants(dataset: Dataset, selection: SelectionConfig) -> tuple[str
     return left
 
 
-def _refuse_no_participant(dataset: Dataset, where: str) -> NoReturn:
-    first = dataset.derivatives[0]
-    if first.layout is not None:
-        expected, hint = describe_nearest_files(first.path, first.layout)
+def _refuse_no_participant(dataset: Dataset) -> NoReturn:
+    first = dataset.derivatives[0].path
+    if (layout := dataset.layout) is not None:
+        expected, hint = describe_nearest_files(first, layout)
         raise InputError(
-            f"{where} contains no participants in layout {first.layout.name}: {expected}.",
-            hint=describe_archives(first, first.layout) or hint,
+            f"{dataset.where} contains no participants in layout {layout.name}: {expected}.",
+            hint=describe_archives(first, layout) or hint,
         )
-    zipped = sorted(path.name for path in first.path.glob("sub-*.zip"))
+    zipped = sorted(path.name for path in first.glob("sub-*.zip"))
     raise InputError(
-        f"{where} contains no participants: expected folders named sub-*.",
+        f"{dataset.where} contains no participants: expected folders named sub-*.",
         hint=f"It contains {len(zipped)} archives such as {zipped[0]}; unpack them first." if zipped else "",
     )
 
@@ -99,16 +102,18 @@ def find_runs(
     ]
     _check_cohorts(inside, space)
     chosen = sorted(_choose_finest(inside), key=lambda one: one.order)
-    _check_unique(chosen)
+    by_source: dict[frozenset[tuple[str, str]], Candidate] = {}
+    for one in chosen:
+        if (other := by_source.setdefault(one.image.source, one)) is not one:
+            refuse_datasets(other.image.path, one.image.path)
     wanted = ":".join([space, *(f"{key}-{value}" for key, value in modifiers)])
     elsewhere = _find_elsewhere(candidates, chosen, wanted)
     chosen = choose_parts_or_whole(chosen, selection.combined_runs)
     inherited = {path: find_root_sidecars(path) for path in {one.derivative.path for one in (*chosen, *elsewhere)}}
     runs = [build_run(one, inherited[one.derivative.path], dataset.raw_root) for one in chosen]
-    for number, one in enumerate(chosen):
-        layout = one.derivative.layout
-        if layout is not None and not layout.is_shipped and one.repetition_time is not None:
-            check_layout_time(runs[number], layout.name, one.repetition_time)
+    for run, one in zip(runs, chosen, strict=True):
+        if dataset.layout is not None and not dataset.layout.is_shipped and one.repetition_time is not None:
+            check_layout_time(run, dataset.layout.name, one.repetition_time)
     for one in elsewhere:
         problem = f"The run has no image in {wanted}; found {one.image.path}."
         runs.append(replace(build_run(one, inherited[one.derivative.path]), problem=problem))
@@ -147,16 +152,13 @@ def _choose_finest(inside: Sequence[Candidate]) -> list[Candidate]:
     by_run: dict[tuple[Path, frozenset[tuple[str, str]]], list[Candidate]] = {}
     for one in inside:
         by_run.setdefault((one.derivative.path, one.image.source), []).append(one)
-    chosen = []
-    twice = []
+    finest = []
     for versions in by_run.values():
         ranks = [(rank_density(one.image), rank_coarseness(one)) for one in versions]
-        finest = [one for one, rank in zip(versions, ranks, strict=True) if rank == min(ranks)]
-        chosen.append(finest[0])
-        twice += [finest[:2]] if len(finest) > 1 else []
-    if twice:
+        finest.append([one for one, rank in zip(versions, ranks, strict=True) if rank == min(ranks)])
+    if twice := [some for some in finest if len(some) > 1]:
         refuse_twins(twice[0][0].image.path, twice[0][1].image.path, len(twice))
-    return chosen
+    return [first for first, *_ in finest]
 
 
 def refuse_twins(first: str, second: str, n_runs: int = 1) -> NoReturn:
@@ -168,16 +170,12 @@ def refuse_twins(first: str, second: str, n_runs: int = 1) -> NoReturn:
     )
 
 
-def _check_unique(chosen: Sequence[Candidate]) -> None:
-    """Refuse two images whose outputs would share a name."""
-    by_name: dict[frozenset[tuple[str, str]], Candidate] = {}
-    for one in chosen:
-        other = by_name.setdefault(one.image.source, one)
-        if other is not one:
-            raise InputError(
-                f"Two datasets contain the same run: {other.image.path} and {one.image.path}.",
-                hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
-            )
+def refuse_datasets(first: str, second: str) -> NoReturn:
+    """Raise InputError for one run in two datasets, whose outputs would share a name."""
+    raise InputError(
+        f"Two datasets contain the same run: {first} and {second}.",
+        hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
+    )
 
 
 def _find_elsewhere(candidates: Sequence[Candidate], chosen: Sequence[Candidate], wanted: str) -> list[Candidate]:
@@ -248,11 +246,9 @@ def _state_time(candidate: Candidate, inherited: Sequence[BidsFile], raw_root: P
 def choose_space(
     candidates: Sequence[Candidate], asked: str | None, preferred: tuple[str, ...]
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Choose a space, and the (key, value) entities that ``NAME:res-2`` adds to it.
-
-    If none is requested: the first available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only
-    one. Raises InputError if the requested space, or every default, is absent.
-    """
+    """Choose a space, and the (key, value) entities that ``NAME:res-2`` adds to it. If none is requested: the first
+    available of `preferred` and DEFAULT_SPACES, else a surface space if it is the only one. Raises InputError if the
+    requested space, or every default, is absent."""
     there = sorted_naturally(space for one in candidates if (space := one.image.entity("space")))
     if asked is None:
         space = next((name for name in (*preferred, *DEFAULT_SPACES) if name in there), None)
@@ -305,3 +301,56 @@ def rank_coarseness(candidate: Candidate) -> tuple[int, int, str]:
     if res is None or res == "native":
         return 1, 0, ""
     return (0, int(res), "") if res.isdecimal() else (2, 0, res)
+
+
+def warn_of_missing(dataset: Dataset, selection: SelectionConfig, participants: Collection[str]) -> None:
+    """Log participants of the dataset or its raw root who have no derivatives, unless some were selected."""
+    if selection.participant_label or dataset.kind == "layout":
+        return
+    known = {*participants, *read_labels(selection.exclude_participant_label, "sub-")}
+    _warn((dataset.root, dataset.raw_root), known, f"derivatives in {dataset.where}")
+
+
+def warn_of_missing_outputs(bids_dir: Path, out_dir: Path, known: Collection[str]) -> None:
+    """Log participants of a dataset, or of its raw dataset, who have no stored signals."""
+    _warn(find_roots(bids_dir), known, f"signals in {out_dir}")
+
+
+def find_absent(roots: Iterable[Path | None], known: Collection[str]) -> dict[str, Path]:
+    """Find participants that datasets list but that are not in `known`: where each was found first, by label."""
+    found: dict[str, Path] = {}
+    for root in dict.fromkeys(roots):
+        if root is not None and root.is_dir():
+            found |= dict.fromkeys(find_listed(root) - set(known) - found.keys(), root)
+    return found
+
+
+def _warn(roots: Iterable[Path | None], known: Collection[str], what: str) -> None:
+    by_root: dict[Path, set[str]] = {}
+    for label, root in find_absent(roots, known).items():
+        by_root.setdefault(root, set()).add(label)
+    for root, absent in by_root.items():
+        LOG.warning("Participants of %s without %s: %s", root, what, describe_labels(absent))
+
+
+def find_listed(root: Path) -> set[str]:
+    """Find the labels of the ``sub-*`` folders of a dataset and of its participants.tsv, if that can be read."""
+    labels = set(find_participant_labels(root))
+    try:
+        rows = read_rows(root / "participants.tsv")
+    except (OSError, ValueError):
+        # Problems are reported by the functions that need the table.
+        return labels
+    return labels | {row.get("participant_id", "").strip().removeprefix("sub-") for row in rows} - {"", "n/a"}
+
+
+def open_inputs(config: AppConfig) -> tuple[Dataset, tuple[str, ...]]:
+    """Find the dataset of a call and its participants, without ``sub-``. Raises InputError or ConfigurationError for
+    folders and labels that do not exist or cannot be used."""
+    dataset = find_dataset(config.bids_dir, config.out_dir, config.selection)
+    for sentence in (dataset.describe(), *dataset.describe_recognised()):
+        LOG.info("%s", sentence)
+    check_out_dir(config.bids_dir, config.out_dir, dataset, config.running.work_dir)
+    participants = find_participants(dataset, config.selection)
+    warn_of_missing(dataset, config.selection, participants)
+    return dataset, participants

@@ -68,21 +68,14 @@ def normalise_value(key: str, value: str) -> str:
     return str(int(value)) if key in ("run", "echo", "chunk") and value.isdecimal() else value
 
 
-def is_same_value(key: str, value: str, asked: str) -> bool:
-    """Return whether two entity values are the same."""
-    return normalise_value(key, value) == normalise_value(key, asked)
-
-
 def is_among(key: str, value: str, asked: Iterable[str]) -> bool:
     """Return whether an entity's value is one of those requested."""
-    return any(is_same_value(key, value, label) for label in asked)
+    return normalise_value(key, value) in {normalise_value(key, label) for label in asked}
 
 
 def read_labels(asked: Sequence[str], prefix: str) -> tuple[str, ...]:
-    """Strip the prefix from labels and drop repeats; InputError for an empty label or a bad ``@FILE``.
-
-    ``@FILE`` lists labels separated by white space or commas, with ``#`` comments, or is a TSV with ``participant_id``.
-    """
+    """Strip the prefix from labels and drop repeats; InputError for an empty label or a bad ``@FILE``. ``@FILE`` lists
+    labels separated by white space or commas, with ``#`` comments, or is a TSV with ``participant_id``."""
     labels: list[str] = []
     for item in asked:
         labels.extend(_read_label_file(Path(item[1:])) if item.startswith("@") else [item])
@@ -233,8 +226,4 @@ def _read_values(path: Path, name: str, value: Any) -> tuple[str | None, ...]:
 def _accepts_value(key: str, value: str | None, accepted: tuple[str | None, ...]) -> bool:
     if value is None:
         return None in accepted
-    prefix = f"{key}-"
-    return any(
-        asked == "*" or (asked is not None and is_same_value(key, value, asked.removeprefix(prefix)))
-        for asked in accepted
-    )
+    return "*" in accepted or is_among(key, value, [one.removeprefix(f"{key}-") for one in accepted if one is not None])

@@ -10,10 +10,9 @@ from typing import Final
 from bids_semantoks.bids_names import SCHAEFER, BidsFile, name_schaefer, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.companions import run_key
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.inputs.found import choose_parts_or_whole, find_candidates
-from bids_semantoks.inputs.pairing import Candidate
+from bids_semantoks.inputs.pairing import Candidate, run_key
 from bids_semantoks.inputs.repetition_time import find_root_sidecars
 from bids_semantoks.inputs.runs import (
     DEFAULT_SPACES,
@@ -21,6 +20,7 @@ from bids_semantoks.inputs.runs import (
     build_unread,
     choose_space,
     rank_coarseness,
+    refuse_datasets,
     refuse_twins,
 )
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
@@ -36,12 +36,10 @@ _ATLAS_FOLDERS: Final = (("sourcedata", "atlases"), ("atlases",))
 def find_series(
     dataset: Dataset, selection: SelectionConfig, participants: Sequence[str], *, atlas: str = ""
 ) -> tuple[str, tuple[Run, ...]]:
-    """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order.
-
-    `atlas` is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one
-    atlas. The label is empty for series of a layout without an atlas. In the runs, `bold` is the table. Raises
-    InputError if nothing is selected or the atlas, space or cleaning is ambiguous.
-    """
+    """Choose the parcel series of one atlas and space: the atlas label and one run per table, in natural order. `atlas`
+    is a label or the path of a table named after it; it may be empty or unmatched if the dataset has only one atlas.
+    The label is empty for series of a layout without an atlas. In the runs, `bold` is the table. Raises InputError if
+    nothing is selected or the atlas, space or cleaning is ambiguous."""
     candidates, unread = find_candidates(dataset, selection, participants, kind="parcellated")
     if not candidates:
         first = unread[0]
@@ -133,10 +131,7 @@ def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
     chosen = []
     for tables in by_run.values():
         if len({one.derivative.path for one in tables}) > 1:
-            raise InputError(
-                f"Two datasets contain the same run: {tables[0].image.path} and {tables[-1].image.path}.",
-                hint="Process one derivative dataset at a time, each with its own OUT_DIR.",
-            )
+            refuse_datasets(tables[0].image.path, tables[-1].image.path)
         finest = min(map(rank_coarseness, tables))
         left = [one for one in tables if rank_coarseness(one) == finest]
         desc = next((desc for desc in _PREFERRED_DESC if any(one.image.entity("desc") == desc for one in left)), "")

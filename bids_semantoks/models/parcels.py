@@ -13,7 +13,7 @@ import numpy as np
 
 from bids_semantoks.config import EncoderConfig, from_json
 from bids_semantoks.errors import ModelError, name_some
-from bids_semantoks.files import split_rows
+from bids_semantoks.files import parse_table
 from bids_semantoks.records import CANONICAL_NETWORKS, Indices
 
 _PREFIX = "7Networks_"
@@ -73,7 +73,7 @@ def default_layout() -> NetworkLayout:
     (doi:10.1093/cercor/bhx179), Tian scale III, 50 parcels (doi:10.1038/s41593-020-00711-6), and Buckner's seven
     cerebellar networks (doi:10.1152/jn.00339.2011)."""
     path = files("bids_semantoks").joinpath("data/encoders/parcels457.tsv")
-    _, *rows = split_rows(path.read_text(encoding="utf-8"))
+    rows = parse_table(path.read_text(encoding="utf-8")).rows
     return NetworkLayout(
         network_names=CANONICAL_NETWORKS,
         networks=tuple(CANONICAL_NETWORKS.index(network) for _, _, network in rows),

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.files import read_object, write_array, write_json, write_records, write_table
+from bids_semantoks.files import read_object, read_rows, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import describe_files
 from bids_semantoks.records import Atlas, ParcelSignals
 from bids_semantoks.statistics.baselines import compute_connectivity
@@ -69,40 +69,48 @@ def find_forms(path: Path) -> tuple[Path, Path, Path]:
     return path.with_suffix(".json"), path.with_suffix(".tsv"), path.with_suffix(".npy")
 
 
-_SHARED_KEYS = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
-
-
 def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: dict[str, Any]) -> None:
     """Write the coverage of each parcel as a table with its sidecar; `sidecar` is that of the signals."""
     present = signals.present
     temporal_snr = np.full(present.size, np.nan) if signals.temporal_snr is None else signals.temporal_snr
     rows = [
         (
-            atlas.parcels[p],
+            name,
             signals.coverage[p],
             None if np.isnan(temporal_snr[p]) else round(float(temporal_snr[p]), 3),
             int(signals.n_voxels[p]) if signals.n_voxels[p] >= 0 else None,
             "true" if present[p] else "false",
         )
-        for p in range(len(atlas.parcels))
+        for p, name in enumerate(atlas.parcels)
     ]
-    write_records(path, ("label", "coverage", "tsnr", "n_voxels", "present"), rows)
-    described = _describe_coverage(sidecar.get("AveragedOver") or "")
-    write_json(
-        path.with_suffix(".json"),
-        {
-            **{key: sidecar[key] for key in _SHARED_KEYS if key in sidecar},
-            "label": {"Description": "Parcel name."},
-            "coverage": {"Description": described[0]},
-            "tsnr": {
-                "Description": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over "
-                "standard deviation around a linear trend, over kept volumes; higher for parcel means "
-                "than for their parts. n/a if the mean was already removed."
-            },
-            "n_voxels": {"Description": described[1]},
-            "present": {"Description": "Whether the parcel has a signal, i.e. sufficient coverage."},
-        },
-    )
+    coverage, n_voxels = _describe_coverage(sidecar.get("AveragedOver") or "")
+    described = {
+        "label": "Parcel name.",
+        "coverage": coverage,
+        "tsnr": "Temporal signal-to-noise ratio of the parcel's mean signal before denoising: mean over standard "
+        "deviation around a linear trend, over kept volumes; higher for parcel means than for their parts. n/a if the "
+        "mean was already removed.",
+        "n_voxels": n_voxels,
+        "present": "Whether the parcel has a signal, i.e. sufficient coverage.",
+    }
+    write_records(path, tuple(described), rows)
+    shared = ("Sources", "Atlas", "AveragedOver", "SoftwareVersions", "Settings")
+    columns = {name: {"Description": text} for name, text in described.items()}
+    write_json(path.with_suffix(".json"), {**{key: sidecar[key] for key in shared if key in sidecar}, **columns})
+
+
+def read_coverage(
+    path: Path, parcels: Sequence[str] = ()
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Read coverage, presence and temporal SNR, (P,) each in the order of `parcels`, or of the table; NaN where
+    unknown."""
+    rows = read_rows(path)
+    if parcels:
+        by_name = {row["label"]: row for row in rows}
+        rows = [by_name[name] for name in parcels]
+    cells = [[row.get(name, "n/a").replace("n/a", "nan") for row in rows] for name in ("coverage", "tsnr")]
+    coverage, temporal_snr = np.array(cells, dtype=np.float64)
+    return coverage, np.array([row["present"] == "true" for row in rows], dtype=np.bool_), temporal_snr
 
 
 def _describe_coverage(averaged_over: str) -> tuple[str, str]:

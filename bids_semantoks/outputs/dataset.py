@@ -100,7 +100,7 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
         "Name": "Brain-Semantoks embeddings",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [_describe_generator(), *(_describe_upstream(name) for name in dict.fromkeys(upstream))],
+        "GeneratedBy": [_describe_generator(), *map(_describe_upstream, dict.fromkeys(upstream))],
         "SourceDatasets": [{"URL": url} for url in sorted(set(links.values()))],
         "DatasetLinks": dict(sorted(links.items())),
         "HowToAcknowledge": "Cite bids_semantoks, the Brain-Semantoks paper (https://arxiv.org/abs/2512.11582), the "
@@ -156,10 +156,8 @@ def _read_parts(directory: Path) -> list[tuple[str, str]]:
 
 def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path:
     """Return ``OUT_DIR/sourcedata/atlases/tpl-S/tpl-S_atlas-A_<ending>``, without tpl-S if the space is empty."""
-    directory = out_dir / "sourcedata" / "atlases"
-    if not space:
-        return directory / f"atlas-{name}_{ending}"
-    return directory / f"tpl-{space}" / f"tpl-{space}_atlas-{name}_{ending}"
+    folder, stem = (f"tpl-{space}", f"tpl-{space}_") if space else ("", "")
+    return out_dir / "sourcedata" / "atlases" / folder / f"{stem}atlas-{name}_{ending}"
 
 
 def _read_stored(out_dir: Path, name: str, space: str) -> dict[str, Any]:
@@ -181,9 +179,7 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
         return
     table = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.tsv")
     is_single = len(atlas.volumes) == 1
-    index = (
-        dict(zip(atlas.volumes[0].parcels.tolist(), atlas.volumes[0].values.tolist(), strict=True)) if is_single else {}
-    )
+    index = {p: value for value, p in _list_values(atlas.volumes[0])} if is_single else {}
     # With a single image the table has that image's values, so that the two can be read together.
     rows = [(index.get(p, p + 1), atlas.parcels[p], atlas.networks[p]) for p in range(len(atlas.parcels))]
     write_records(table, ("index", "label", "network_label"), rows)
@@ -204,11 +200,8 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
                 "SHA256": volume.sha256,
                 **describe_warp(volume),
                 "License": volume.licence or "unknown",
-                "Licenses": [part.strip() for part in volume.licence.split(";") if part.strip()],
-                "ParcelOfValue": {
-                    str(v): atlas.parcels[p]
-                    for v, p in zip(volume.values.tolist(), volume.parcels.tolist(), strict=True)
-                },
+                "Licenses": _split_licence(volume),
+                "ParcelOfValue": {str(value): atlas.parcels[p] for value, p in _list_values(volume)},
             }
         )
     identity = {"Name": atlas.name, "Space": atlas.space, "SHA256": atlas.sha256, "Images": images}
@@ -219,10 +212,19 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
         _build_atlas_path(out_dir, atlas.name, atlas.space, "description.json").unlink(missing_ok=True)
 
 
+def _split_licence(volume: AtlasVolume) -> list[str]:
+    return [part.strip() for part in volume.licence.split(";") if part.strip()]
+
+
+def _list_values(volume: AtlasVolume) -> list[tuple[int, int]]:
+    """List the values of an image with the positions of their parcels."""
+    return list(zip(volume.values.tolist(), volume.parcels.tolist(), strict=True))
+
+
 def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Describe the atlas as BIDS requires, for the atlas dataset and for the outputs that use it, independent of the
     space."""
-    licences = [part.strip() for volume in atlas.volumes for part in volume.licence.split(";") if part.strip()]
+    licences = [part for volume in atlas.volumes for part in _split_licence(volume)]
     n_networks = len({network for network in atlas.networks if network})
     cited = [read_bibliography()[key] for key in find_atlas_keys(atlas.name)]
     description = {
@@ -247,16 +249,13 @@ def _describe_atlas(out_dir: Path, atlas: Atlas) -> None:
 def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     """Return whether an atlas is stored completely and undamaged."""
     path = _build_atlas_path(out_dir, atlas.name, atlas.space, "dseg.json")
-    if not path.is_file() or not path.with_suffix(".tsv").is_file():
-        return False
     stored = read_object(path)
     try:
         copies = {path.parent / one["File"]: one["SHA256"] for one in stored["Images"] if one["File"]}
     except (KeyError, TypeError):
         return False
-    return stored.get("SHA256") == atlas.sha256 and all(
-        copy.is_file() and hash_file(copy) == sha256 for copy, sha256 in copies.items()
-    )
+    is_current = stored.get("SHA256") == atlas.sha256 and path.with_suffix(".tsv").is_file()
+    return is_current and all(copy.is_file() and hash_file(copy) == sha256 for copy, sha256 in copies.items())
 
 
 def _find_suffix(path: Path) -> str:
@@ -305,12 +304,8 @@ def read_atlas_checksum(out_dir: Path, *, name: str, space: str) -> str:
 
 
 def may_be_shared(licence: str) -> bool:
-    """Return whether a label image may be copied into a dataset, by the licences of its parts (separated by
-    semicolons).
-
-    False for an image merged from several parts of which one forbids derivatives (CC BY-ND); alone
-    and unchanged, such a part may be shared.
-    """
+    """Return whether a label image may be copied into a dataset, by the licences of its parts, separated by semicolons:
+    not if one of several parts forbids derivatives (CC BY-ND); alone and unchanged, such a part may be shared."""
     return not ("-ND" in licence and ";" in licence)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,6 +22,8 @@ from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, r
 from bids_semantoks.records import Embedding, Windows
 from bids_semantoks.statistics.series import weigh_runs, weigh_windows
 
+LOGGER = logging.getLogger("bids_semantoks")
+
 
 def write_embedding(
     paths: OutputPaths, windows: Windows, embedding: Embedding, sidecar: dict[str, Any], *, as_array: bool = False
@@ -30,23 +33,20 @@ def write_embedding(
     remove_embedding(paths, settings=sidecar["Settings"], signals_sha256=sidecar["SignalsSHA256"])
     n_windows, n_dims = embedding.vectors.shape
     duration = np.full(n_windows, windows.duration)
-    meta = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
+    table = np.stack([np.arange(1.0, n_windows + 1), windows.onset, duration, windows.kept], axis=1)
     columns = ["window", "onset", "duration", "kept"]
-    files = [paths.embedding]
-    if as_array:
-        write_array(paths.vectors, embedding.vectors.astype(np.float32))
-        files.append(paths.vectors)
-    else:
+    arrays = {paths.vectors: embedding.vectors.astype(np.float32) if as_array else None, paths.tokens: embedding.tokens}
+    if not as_array:
         columns += [f"dim{d:04d}" for d in range(1, n_dims + 1)]
-        meta = np.concatenate([meta, embedding.vectors.astype(np.float64)], axis=1)
-        paths.vectors.unlink(missing_ok=True)
-    write_table(paths.embedding, columns, meta)
-    if embedding.tokens is not None:
-        write_array(paths.tokens, embedding.tokens)
-        files.append(paths.tokens)
-    else:
-        # Old files may belong to other windows.
-        paths.tokens.unlink(missing_ok=True)
+        table = np.concatenate([table, embedding.vectors.astype(np.float64)], axis=1)
+    write_table(paths.embedding, columns, table)
+    for path, values in arrays.items():
+        if values is None:
+            # Old files may belong to other windows.
+            path.unlink(missing_ok=True)
+        else:
+            write_array(path, values)
+    files = [paths.embedding, *(path for path, values in arrays.items() if values is not None)]
     write_json(paths.embedding_sidecar, {**sidecar, **describe_files(files)})
 
 
@@ -86,8 +86,6 @@ def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]
     return columns, read_array(paths.vectors).astype(np.float32)
 
 
-LOGGER = logging.getLogger("bids_semantoks")
-
 #: Participant label, n_runs, n_windows, mean (dims,), session label (empty for all of the participant's)
 FeatureRow = tuple[str, int, int, NDArray[np.float64], str]
 #: Number of windows of a run and their mean (dims,)
@@ -97,8 +95,7 @@ _UNNAMED = "unnamed"
 
 
 def build_mean_reader(min_kept: float | None) -> Callable[[OutputPaths], RunMean]:
-    """Build a function that reads the number of windows and the mean embedding (dims,) of a
-    run; worker processes import it by name."""
+    """Build a function that reads the mean embedding of a run; worker processes import it by name."""
     return partial(read_mean_embedding, min_kept=min_kept)
 
 
@@ -112,18 +109,21 @@ def describe_weights(min_kept: float | None) -> str:
 
 def keep_first_sessions(stored: Sequence[StoredRun]) -> list[StoredRun]:
     """Keep the runs of the first session of each participant, in natural order of labels."""
-    first: dict[str, str] = {}
-    for run in stored:
-        label, session = run.entities["sub"], run.entities.get("ses", "")
-        first[label] = min(first.get(label, session), session, key=natural_key)
+    first = {label: min(sessions, key=natural_key) for label, sessions in _find_sessions(stored).items()}
     return [run for run in stored if run.entities.get("ses", "") == first[run.entities["sub"]]]
+
+
+def _find_sessions(stored: Sequence[StoredRun]) -> dict[str, set[str]]:
+    """Find the sessions of each participant."""
+    found: dict[str, set[str]] = {}
+    for run in stored:
+        found.setdefault(run.entities["sub"], set()).add(run.entities.get("ses", ""))
+    return found
 
 
 def describe_sessions(stored: Sequence[StoredRun], how: str) -> str:
     """Describe what --sessions does to participants with several sessions; empty if there are none."""
-    found: dict[str, set[str]] = {}
-    for run in stored:
-        found.setdefault(run.entities["sub"], set()).add(run.entities.get("ses", ""))
+    found = _find_sessions(stored)
     several = [sessions for sessions in found.values() if len(sessions) > 1]
     if not several:
         return ""
@@ -158,8 +158,7 @@ def write_features(
     out_dir: Path, *, atlas: str, model: str, description: str, rows: Sequence[FeatureRow], as_array: bool = False
 ) -> Path:
     """Write mean embeddings as ``OUT_DIR/phenotype/<atlas><model>.tsv``, with ``session_id`` where rows are sessions,
-    and return its path. With `as_array` the embeddings go into a float32 array next to it with the same
-    rows."""
+    and return its path. With `as_array` the embeddings go into a float32 array next to it with the same rows."""
     path = out_dir / "phenotype" / f"{atlas}{model}.tsv"
     has_sessions = any(session for *_, session in rows)
     text = f"Mean embedding of each {'session' if has_sessions else 'participant'}. {description}"
@@ -168,9 +167,7 @@ def write_features(
         text += f" The embeddings are in the rows of {path.stem}.npy."
     else:
         path.with_suffix(".npy").unlink(missing_ok=True)
-    n_dims = len(rows[0][3]) if rows and not as_array else 0
-    index = ("participant_id", "session_id") if has_sessions else ("participant_id",)
-    _write_means(path, rows, text, index=index, n_dims=n_dims)
+    _write_means(path, rows, text, has_sessions=has_sessions, n_dims=len(rows[0][3]) if rows and not as_array else 0)
     return path
 
 
@@ -182,23 +179,21 @@ def write_session_features(
     Returns its path."""
     path = out_dir / "phenotype" / f"{atlas}{model}Sessions.tsv"
     rows = [(*row[:4], row[4] or _UNNAMED) for row in rows]
-    index = ("participant_id", "session_id")
-    n_dims = len(rows[0][3]) if rows else 0
-    text = f"Mean embedding of each session. {description}"
-    _write_means(path, rows, text, index=index, n_dims=n_dims, prefix=f"{atlas}{model}_")
+    text, n_dims = f"Mean embedding of each session. {description}", len(rows[0][3]) if rows else 0
+    _write_means(path, rows, text, has_sessions=True, n_dims=n_dims, prefix=f"{atlas}{model}_")
     return path
 
 
 def _write_means(
-    path: Path, rows: Sequence[FeatureRow], text: str, *, index: Sequence[str], n_dims: int, prefix: str = ""
+    path: Path, rows: Sequence[FeatureRow], text: str, *, has_sessions: bool, n_dims: int, prefix: str = ""
 ) -> None:
     """Write rows with the first `n_dims` dimensions of their means, and a sidecar that describes the table by `text`.
-    Columns other than those of the `index` get the `prefix`."""
+    Columns other than those of the index get the `prefix`."""
     described = read_column_descriptions("features")
-    columns = {name: described[name] for name in ("n_runs", "n_windows")}
-    columns |= {f"dim{d:04d}": {"Description": f"Dimension {d} of the embedding."} for d in range(1, n_dims + 1)}
-    columns = {f"{prefix}{name}": about for name, about in columns.items()}
-    has_sessions = "session_id" in index
+    index = ["participant_id", *(["session_id"] if has_sessions else [])]
+    columns = {f"{prefix}{name}": described[name] for name in ("n_runs", "n_windows")} | {
+        f"{prefix}dim{d:04d}": {"Description": f"Dimension {d} of the embedding."} for d in range(1, n_dims + 1)
+    }
     # Row by row, since lists of numbers take four times the memory of arrays.
     table = (
         (
@@ -212,7 +207,7 @@ def _write_means(
     write_records(path, (*index, *columns), table)
     sidecar = {
         "Description": text,
-        **({"IndexColumns": list(index)} if has_sessions else {}),
+        **({"IndexColumns": index} if has_sessions else {}),
         "participant_id": described["participant_id"],
         "MeasurementToolMetadata": {"Description": text},
         **({"session_id": described["session_id"]} if has_sessions else {}),
@@ -231,23 +226,21 @@ def remove_features(out_dir: Path, *, atlas: str, model: str, participants: Coll
 def _remove_rows(path: Path, participants: Collection[str]) -> None:
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     gone, array = {f"sub-{label}" for label in participants}, path.with_suffix(".npy")
-    stays = [line.partition("\t")[0] not in gone for line in lines]
-    left = [line for line, is_left in zip(lines, stays, strict=True) if is_left]
-    if len(left) == len(lines):
+    stays = np.array([line.partition("\t")[0] not in gone for line in lines], dtype=np.bool_)
+    if stays.all():
         return
     LOGGER.warning(
         "Removed from %s: %d participants whose embeddings no longer exist; rerun the group level.",
-        path,
-        len(lines) - len(left),
+        *(path, np.count_nonzero(~stays)),
     )
     if array.is_file():
         values = read_array(array)
-        if left and len(values) == len(lines):
-            write_array(array, values[np.array(stays)])
+        if stays.any() and len(values) == len(lines):
+            write_array(array, values[stays])
         else:
             array.unlink()
-    if left:
-        write_text(path, "\n".join([header, *left]) + "\n")
+    if stays.any():
+        write_text(path, "\n".join([header, *itertools.compress(lines, stays)]) + "\n")
     else:
         path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -261,20 +254,20 @@ def write_group_status(
     `used` are the stems of runs in the features, `left_out` reason and message of those it left out.
     """
     columns = read_column_descriptions("group_status")
-    rows, out, chosen = [], left_out or {}, set(used)
+    chosen, rows = set(used), []
+    out = {
+        stem: {"status": "skipped", "reason": reason, "message": message}
+        for stem, (reason, message) in (left_out or {}).items()
+    }
+    unknown = dict(out)
     for name, status in read_statuses(out_dir):
-        stem, now = name.partition("_desc-")[0], {}
-        if stem in out:
-            now = {"status": "skipped", "reason": out[stem][0], "message": out[stem][1]}
-        elif stem in chosen and status.get("reason") == "too_few_kept":
+        stem = name.partition("_desc-")[0]
+        now = out.get(stem, {})
+        if not now and stem in chosen and status.get("reason") == "too_few_kept":
             now = {"status": "ok", "reason": "", "message": ""}
         rows.append({**status, **now, "run": name})
-    known = {row["run"].partition("_desc-")[0] for row in rows}
-    rows += [
-        {"run": stem, "status": "skipped", "reason": reason, "message": message}
-        for stem, (reason, message) in out.items()
-        if stem not in known
-    ]
+        unknown.pop(stem, None)
+    rows += [{"run": stem, **status} for stem, status in unknown.items()]
     path = out_dir / "group_status.tsv"
     write_records(path, tuple(columns), [[row.get(name) for name in columns] for row in rows])
     write_json(path.with_suffix(".json"), columns, only_if_changed=True)

@@ -96,11 +96,10 @@ class ProbeTables:
 
 def build_group_table(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Build a table from values by column, as if read back from its file: 9 digits, no line breaks, empty text for
-    none.
-
-    Columns that ``data/columns/<name>.json`` does not describe hold text.
+    none. Columns that a row lacks are empty; those that ``data/columns/<name>.json`` does not describe hold text.
     """
-    return _parse(name, [{column: format_cell(value) for column, value in row.items()} for row in rows])
+    empty = dict.fromkeys(read_column_descriptions(name), "")
+    return _parse(name, [empty | {column: format_cell(value) for column, value in row.items()} for row in rows])
 
 
 def _parse(name: str, rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
@@ -181,21 +180,17 @@ def write_probes(
         columns |= dict.fromkeys(described if name == "group_participants" else (), _ADDED)
         if name == "group_splits" and n_repetitions:
             columns = {key: columns[key] for key in ("phenotype", "participant_id")}
-            columns |= {f"repetition{number}": _describe_repetition(number) for number in range(n_repetitions)}
+            text = (
+                "Fold (from 0) in which the participant was tested in repetition {} (trained in the others); train or "
+                "validation if never tested, n/a if not used."
+            )
+            columns |= {f"repetition{i}": {"Description": text.format(i)} for i in range(n_repetitions)}
         _write_rows(out_dir / f"{name}.tsv", tuple(columns), rows)
         write_json(out_dir / f"{name}.json", columns, only_if_changed=True)
     write_group_table(out_dir, "group_strata", tables.strata)
     write_group_table(out_dir, "group_retest", tables.retest)
     write_group_table(out_dir, "group_map", tables.points, {"VarianceShares": list(tables.shares)})
     return path
-
-
-def _describe_repetition(number: int) -> dict[str, str]:
-    text = (
-        f"Fold (from 0) in which the participant was tested in repetition {number} (trained in the others); train or "
-        "validation if never tested, n/a if not used."
-    )
-    return {"Description": text}
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -207,8 +202,7 @@ def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def read_probes(out_dir: Path) -> ProbeTables:
-    """Read the results of the last call that probed. Raises InputError if
-    there are none or another version wrote them."""
+    """Read the results of the last call that probed; InputError if there are none or another version wrote them."""
     path = out_dir / "group_probe.json"
     if not path.is_file():
         raise InputError(f"No probes in {out_dir}: no group_probe.json.", hint="Run with --probe COLUMN first.")
@@ -247,20 +241,10 @@ def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
     written = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
     folder = out_dir / "logs" / "probes" / f"{written:%Y%m%dT%H%M%S.%f}Z"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (
-        "probe.tsv",
-        "probe.json",
-        "predictions.tsv",
-        "splits.tsv",
-        "strata.tsv",
-        "retest.tsv",
-        "map.tsv",
-        "participants.tsv",
-    ):
-        if (out_dir / f"group_{name}").is_file():
-            shutil.copy2(out_dir / f"group_{name}", folder)
-    if (out_dir / "group.html").is_file():
-        shutil.copy2(out_dir / "group.html", folder)
+    tables = ("probe", "predictions", "splits", "strata", "retest", "map", "participants")
+    for name in (*(f"group_{name}.tsv" for name in tables), "group_probe.json", "group.html"):
+        if (out_dir / name).is_file():
+            shutil.copy2(out_dir / name, folder)
     return folder
 
 
@@ -274,12 +258,9 @@ def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tup
     try:
         text = read_text(path)
         names, cells, numbers = parse_table(text, delimiter=find_delimiter(text), is_padded=True)
-    except ValueError as error:
-        raise InputError(f"The splits table {path} {error}.", hint="Expected a group_splits.tsv.") from error
-    except OSError as error:
-        raise InputError(
-            f"The splits table {path} cannot be read: {error}.", hint="Expected a group_splits.tsv."
-        ) from error
+    except (ValueError, OSError) as error:
+        problem = f"cannot be read: {error}" if isinstance(error, OSError) else error
+        raise InputError(f"The splits table {path} {problem}.", hint="Expected a group_splits.tsv.") from error
     rows = [dict(zip(map(str.lower, names), row, strict=True)) for row in cells]
     columns = tuple(read_column_descriptions("group_splits"))
     is_wide = bool(rows) and "role" not in rows[0] and any(_REPETITION.fullmatch(name) for name in rows[0])

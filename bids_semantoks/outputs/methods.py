@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from markupsafe import Markup
 
 from bids_semantoks.errors import escape_latex, escape_markdown
-from bids_semantoks.files import open_atomic, write_text
+from bids_semantoks.files import write_text
 from bids_semantoks.outputs.credits import (
     Reference,
     find_atlas_keys,
@@ -31,9 +31,6 @@ from bids_semantoks.outputs.credits import (
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
-#: Compiled code by name; read-only installations store nothing on disk.
-_COMPILED: dict[str, bytes] = {}
-
 
 def load_template(
     name: str, read: Callable[[str], str], prepare: Callable[[Environment], None], **options: Any
@@ -41,46 +38,39 @@ def load_template(
     """Load the template `name` that `read` gives the source of; `prepare` adds filters and globals, `options` are those
     of the environment. An unknown name in a template is an error."""
     # Imported late: it takes 50 ms, which --help should not need.
-    from jinja2 import BytecodeCache, Environment, FunctionLoader, StrictUndefined  # noqa: PLC0415
+    from jinja2 import Environment, FileSystemBytecodeCache, FunctionLoader, StrictUndefined  # noqa: PLC0415
     from jinja2.bccache import Bucket  # noqa: PLC0415
 
-    class CacheBesideCode(BytecodeCache):
-        """Stores compiled templates where Python stores the compiled code of the package."""
+    class CacheBesideCode(FileSystemBytecodeCache):
+        """Stores compiled templates where Python stores the compiled code of the package, if it can and does."""
 
         def load_bytecode(self, bucket: Bucket) -> None:
             """Load code; Jinja compares the checksum of its source, and Python's version."""
-            with contextlib.suppress(OSError):
-                _COMPILED.setdefault(name, _find_place(name).read_bytes())
             try:
-                bucket.bytecode_from_string(_COMPILED[name])
-            except Exception:  # noqa: BLE001 - absent, or whatever a damaged file leads to
+                super().load_bytecode(bucket)
+            except Exception:  # noqa: BLE001 - whatever a damaged file leads to
                 bucket.reset()
 
         def dump_bytecode(self, bucket: Bucket) -> None:
-            """Store code, on disk if Python does."""
-            _COMPILED[name] = bucket.bytecode_to_string()
+            """Store code, unless Python stores none or the folder is read-only."""
             if not sys.dont_write_bytecode:
-                with contextlib.suppress(OSError), open_atomic(_find_place(name)) as file:
-                    file.write(_COMPILED[name])
+                with contextlib.suppress(OSError):
+                    super().dump_bytecode(bucket)
 
+    # One file for each version of Python and Jinja, in a folder that Python makes for the code of the package.
+    version = "".join(filter(str.isalnum, metadata.version("jinja2")))
+    source = Path(str(files("bids_semantoks"))) / name
+    place = Path(importlib.util.cache_from_source(source, optimization=f"jinja{version}"))
     environment = Environment(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         loader=FunctionLoader(read),
-        bytecode_cache=CacheBesideCode(),
+        bytecode_cache=CacheBesideCode(str(place.parent), f"{place.stem}-%s{place.suffix}"),
         **options,
     )
     prepare(environment)
     return environment.get_template(name)
-
-
-@functools.cache
-def _find_place(name: str) -> Path:
-    """Find the place for the compiled code of a template, one for each version of Python and Jinja."""
-    version = "".join(filter(str.isalnum, metadata.version("jinja2")))
-    source = Path(str(files("bids_semantoks"))) / "data" / name
-    return Path(importlib.util.cache_from_source(source, optimization=f"jinja{version}"))
 
 
 _PAGE = """<!DOCTYPE html>
@@ -148,20 +138,7 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     denoising = signals.get("denoising") or {}
     band = _describe_band(signals.get("band_pass"))
     same = "the same" if denoising.get("strategy") or denoising.get("columns") else "a"
-
-    def prepare(environment: Environment) -> None:
-        """Give the template its filter and its functions."""
-        environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
-        environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
-        # Macros only have access to globals.
-        environment.globals["probing"] = probing
-
-    # Only the template and its citations are Markdown; values come from user files.
-    template = load_template(
-        *("methods.md.jinja", read_boilerplate, prepare),
-        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
-    )
-    text = template.render(
+    text = _load_methods().render(
         versions=facts["versions"],
         cohort=facts.get("cohort") or {},
         signals=signals,
@@ -186,6 +163,19 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     )
     paragraphs = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
     return "\n\n".join(block for block in paragraphs if block) + "\n"
+
+
+@functools.cache
+def _load_methods() -> Template:
+    def prepare(environment: Environment) -> None:
+        environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
+        environment.globals["cite"] = lambda keys: Markup(f" [{'; '.join(f'@{key}' for key in keys)}]" if keys else "")
+
+    # Only the template and its citations are Markdown; values come from user files.
+    return load_template(
+        *("methods.md.jinja", read_boilerplate, prepare),
+        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
+    )
 
 
 def _removes(denoising: Mapping[str, Any], component: str, *columns: str) -> bool:

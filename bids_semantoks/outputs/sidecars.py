@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import hash_file, hash_values, read_json, read_object, write_json
@@ -38,8 +39,6 @@ _KINDS: dict[str, type | types.UnionType] = {
 }
 _COUNTS = ("VolumesKept", "VolumesTotal", "WindowDuration")
 
-_REPORTED = ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch")
-
 
 def build_signals_sidecar(
     run: Run,
@@ -57,20 +56,17 @@ def build_signals_sidecar(
     the series were used as another pipeline left them. `dataset` is the source's name in BIDS URIs,
     `min_time` the required seconds of kept data.
     """
-    sources = [
-        run.bold,
-        run.partner,
-        run.mask,
-        run.warp,
-        run.confounds,
-        *(path for path in run.tables if path.is_relative_to(run.dataset)),
-    ]
+    sources = [run.bold, run.partner, run.mask, run.warp, run.confounds]
+    sources += [path for path in run.tables if path.is_relative_to(run.dataset)]
     repetition_time = signals.repetition_time
     scrubbed = ~signals.kept
     scrubbed[: signals.n_dummy] = False
     scrubbed[scrubbed.size - signals.n_padding :] = False
     state = "after denoising" if settings["denoising"] else f"from {run.pipeline}, without further denoising"
-    motion = signals.framewise_displacement[~np.isnan(signals.framewise_displacement)]
+    warped = [{"Image": one.path.name, **describe_warp(one)} for one in atlas.volumes if one.transform is not None]
+    threshold, measure = settings["fd_threshold"], {}
+    if signals.filtered_motion is not None and threshold is not None:
+        measure = {"FramewiseDisplacement": "filtered" if "motion_filter" in settings else "measured"}
     return {
         "Description": f"Mean signal of each parcel {state}, in input units; n/a for dropped "
         "volumes and absent parcels.",
@@ -84,7 +80,7 @@ def build_signals_sidecar(
             "Space": atlas.space,
             "SHA256": atlas.sha256,
             "Parcels": len(atlas.parcels),
-            **_describe_warps(atlas),
+            **({"Warped": warped} if warped else {}),
         },
         "AveragedOver": run.averaged_over or None,
         **({"Resampling": signals.resampling} if signals.resampling else {}),
@@ -96,17 +92,14 @@ def build_signals_sidecar(
             "Dummy": {"Count": signals.n_dummy, "Rule": settings["dummy_scans"]},
             "Scrubbed": {
                 "Count": int(scrubbed.sum()),
-                "FramewiseDisplacementAboveMillimetres": settings["fd_threshold"],
-                **_describe_measure(signals, settings),
+                "FramewiseDisplacementAboveMillimetres": threshold,
+                **measure,
                 "Volumes": np.flatnonzero(scrubbed).tolist(),
             },
             **({"Padding": {"Count": signals.n_padding}} if signals.n_padding else {}),
         },
         "MinimumTime": min_time,
-        "MeanFramewiseDisplacement": round(float(motion.mean()), 6) if motion.size else None,
-        "MaximumFramewiseDisplacement": round(float(motion.max()), 6) if motion.size else None,
-        **_describe_filtered_motion(signals),
-        **_describe_temporal_snr(signals),
+        **_describe_quality(signals),
         "Warnings": list(signals.warnings),
         "SoftwareVersions": find_versions(),
         "Settings": settings,
@@ -115,34 +108,22 @@ def build_signals_sidecar(
     }
 
 
-def _describe_measure(signals: ParcelSignals, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Name the framewise displacement (filtered or not) that was thresholded."""
-    if signals.filtered_motion is None or settings["fd_threshold"] is None:
-        return {}
-    return {"FramewiseDisplacement": "filtered" if "motion_filter" in settings else "measured"}
+def _describe_quality(signals: ParcelSignals) -> dict[str, Any]:
+    """Describe framewise displacement, as measured and as filtered, and temporal SNR, as far as they are known."""
 
+    def summarise(word: str, values: NDArray[np.float64]) -> dict[str, Any]:
+        known = values[~np.isnan(values)]
+        return {
+            f"{kind}{word}FramewiseDisplacement": round(float(measure(known)), 6) if known.size else None
+            for kind, measure in (("Mean", np.mean), ("Maximum", np.max))
+        }
 
-def _describe_filtered_motion(signals: ParcelSignals) -> dict[str, Any]:
-    if signals.filtered_motion is None:
-        return {}
-    known = signals.filtered_motion.values[~np.isnan(signals.filtered_motion.values)]
-    return {
-        "MeanFilteredFramewiseDisplacement": round(float(known.mean()), 6) if known.size else None,
-        "MaximumFilteredFramewiseDisplacement": round(float(known.max()), 6) if known.size else None,
-        "FilteredFramewiseDisplacementFrom": signals.filtered_motion.source,
-    }
-
-
-def _describe_temporal_snr(signals: ParcelSignals) -> dict[str, Any]:
-    if signals.temporal_snr is None or np.isnan(signals.temporal_snr).all():
-        return {}
-    known = signals.temporal_snr[~np.isnan(signals.temporal_snr)]
-    return {"TemporalSNR": {"Median": round(float(np.median(known)), 3), "Lowest": round(float(known.min()), 3)}}
-
-
-def _describe_warps(atlas: Atlas) -> dict[str, Any]:
-    warped = [volume for volume in atlas.volumes if volume.transform is not None]
-    return {"Warped": [{"Image": one.path.name, **describe_warp(one)} for one in warped]} if warped else {}
+    found, filtered = summarise("", signals.framewise_displacement), signals.filtered_motion
+    if filtered is not None:
+        found |= summarise("Filtered", filtered.values) | {"FilteredFramewiseDisplacementFrom": filtered.source}
+    if signals.temporal_snr is not None and (known := signals.temporal_snr[~np.isnan(signals.temporal_snr)]).size:
+        found["TemporalSNR"] = {"Median": round(float(np.median(known)), 3), "Lowest": round(float(known.min()), 3)}
+    return found
 
 
 def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +143,9 @@ def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, An
 def build_embedding_sidecar(
     windows: Windows, embedding: Embedding, *, settings: dict[str, Any], facts: dict[str, Any], as_array: bool = False
 ) -> dict[str, Any]:
-    """Build the sidecar of a run's embedding from `settings`, which determine
-    whether it is up to date, and further `facts`."""
+    """Build the sidecar of a run's embedding from `settings`, which determine whether it is up to date, and further
+    `facts`."""
+    first = {"Description": "First dimension of the embedding; the others are numbered consecutively."}
     return {
         "Description": "Embedding of parcel signals by a frozen Brain-Semantoks encoder, one row per window.",
         **facts,
@@ -181,26 +163,20 @@ def build_embedding_sidecar(
         **(
             {"Vectors": "In the file of the same name that ends in .npy: float32, one row per window."}
             if as_array
-            else {
-                "dim0001": {"Description": "First dimension of the embedding; the others are numbered consecutively."}
-            }
+            else {"dim0001": first}
         ),
     }
 
 
 def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Describe each setting that differs between the outputs on disk and this call in one phrase."""
-    keys = sorted(set(stored) | set(wanted))
-    return [
-        f"{key} (on disk {_brief(stored.get(key))}, now {_brief(wanted.get(key))})"
-        for key in keys
-        if stored.get(key) != wanted.get(key)
-    ]
 
+    def shorten(value: object) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 60 else f"{text[:57]}..."
 
-def _brief(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    pairs = [(key, stored.get(key), wanted.get(key)) for key in sorted(set(stored) | set(wanted))]
+    return [f"{key} (on disk {shorten(old)}, now {shorten(new)})" for key, old, new in pairs if old != new]
 
 
 def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[str, int | float | None] | None]:
@@ -210,15 +186,14 @@ def describe_inputs(run: Run, *, with_metadata: bool = False) -> dict[str, dict[
     repetition time they give; None for content that was never fetched or was dropped. `with_metadata` adds the JSON
     sidecar of the confounds, from which CompCor components are chosen.
     """
-    files = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds}
-    files["warp"] = run.warp
-    files |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
+    named = {"bold": run.bold, "partner": run.partner, "mask": run.mask, "confounds": run.confounds, "warp": run.warp}
+    named |= {f"table{number}": path for number, path in enumerate(run.tables, start=1)}
     if with_metadata and run.confounds is not None:
-        files["confounds_metadata"] = run.confounds.with_suffix(".json")
+        named["confounds_metadata"] = run.confounds.with_suffix(".json")
     described: dict[str, dict[str, int | float | None] | None] = {"sidecar": {"RepetitionTime": run.repetition_time}}
     if run.repetition_time is None and _lacks_content(run.bold.with_name(f"{run.bold.name.partition('.')[0]}.json")):
         described["sidecar"] = None
-    for name, path in files.items():
+    for name, path in named.items():
         if path is not None and _lacks_content(path):
             described[name] = None
         elif path is not None and path.exists():
@@ -245,7 +220,7 @@ def build_uri(path: Path, root: Path, dataset: str = "") -> str:
 def find_versions() -> dict[str, str]:
     """Return the versions of software that determines results, by package name, without importing any."""
     versions = {"bids_semantoks": __version__, "python": platform.python_version()}
-    for name in _REPORTED:
+    for name in ("nibabel", "nilearn", "numpy", "pybids", "scipy", "torch"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -273,8 +248,7 @@ def find_maker(sidecar: Mapping[str, Any]) -> str:
 
 
 def is_older(sidecar: Mapping[str, Any] | None, limit: str | None) -> bool:
-    """Return whether outputs were made by a version before that of --redo-older-than; False without one or the
-    other."""
+    """Return whether outputs were made by a version before that of --redo-older-than; False without one of both."""
     if sidecar is None or limit is None:
         return False
     return parse_version(find_maker(sidecar)) < parse_version(limit)
@@ -326,35 +300,31 @@ def has_files(directory: Path, sidecar: Mapping[str, Any], *, out_dir: Path | No
     """Return whether each output has the size recorded in its sidecar, each table its own sidecar, and none was
     found damaged since; with `out_dir`, also whether the data of the report exist. Correlations, which earlier
     versions recorded as well, are ignored (see `has_connectivity`)."""
+    if sidecar.get("Damaged"):
+        return False
     described = {name: size for name, size in sidecar.get("Files", {}).items() if "_relmat." not in name}
+    needed = [(directory / name).with_suffix(".json") for name in described if name.endswith(".tsv")]
+    needed += [] if out_dir is None else [out_dir / str(name) for name in sidecar.get("PageFiles", [])]
     try:
         is_whole = all((directory / name).stat().st_size == size for name, size in described.items())
     except OSError:
         return False
-    tables = [directory / name for name in described if name.endswith(".tsv")]
-    shown = [] if out_dir is None else [out_dir / str(name) for name in sidecar.get("PageFiles", [])]
-    is_here = all(path.is_file() for path in (*(table.with_suffix(".json") for table in tables), *shown))
-    return is_whole and is_here and not sidecar.get("Damaged")
+    return is_whole and all(path.is_file() for path in needed)
 
 
 def check_table(path: Path, sidecar: Mapping[str, Any]) -> None:
     """Compare an output with the SHA-256 in its sidecar: RunFailed damaged_table. Outputs of versions that
     recorded none are not checked."""
-    recorded = _find_recorded(path, sidecar)
-    if recorded and (found := hash_file(path)) != recorded:
+    # Earlier versions recorded that of the signals only.
+    is_signals = path.name.endswith("_stat-mean_timeseries.tsv")
+    recorded = sidecar.get("FilesSHA256", {}).get(path.name) or (sidecar.get("TableSHA256") if is_signals else "")
+    if isinstance(recorded, str) and recorded and (found := hash_file(path)) != recorded:
         raise RunFailed(
             "damaged_table",
             f"{path} is damaged or was modified: its SHA-256 is {found[:12]}, expected {recorded[:12]} (from its "
             "sidecar).",
             hint="Rerun the participant level to recreate it.",
         )
-
-
-def _find_recorded(path: Path, sidecar: Mapping[str, Any]) -> str:
-    # Earlier versions recorded that of the signals only.
-    is_signals = path.name.endswith("_stat-mean_timeseries.tsv")
-    recorded = sidecar.get("FilesSHA256", {}).get(path.name) or (sidecar.get("TableSHA256") if is_signals else "")
-    return recorded if isinstance(recorded, str) else ""
 
 
 def note_damage(path: Path) -> None:

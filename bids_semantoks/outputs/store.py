@@ -34,57 +34,41 @@ _FORMER_STATUSES = "runs"
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
 
 
+class _Output:
+    """An output of a run, by the ending of its name, in which the encoder's label may stand."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+
+    def __get__(self, paths: OutputPaths, _: type[OutputPaths] | None = None) -> Path:
+        return paths.file(self.ending.format(model=paths.model))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputPaths:
-    """Output paths of one run, atlas and encoder."""
+    """Output paths of one run, atlas and encoder; sidecars are written last."""
 
     out_dir: Path
     directory: Path  # OUT_DIR/sub-L/[ses-L/]func
     stem: str  # from `build_stem`
     model: str  # encoder label; empty if only signals are written
 
+    signals = _Output("stat-mean_timeseries.tsv")  # table of cleaned signals
+    signals_sidecar = _Output("stat-mean_timeseries.json")
+    raw = _Output("stat-mean_desc-raw_timeseries.tsv")  # table of signals before denoising
+    coverage = _Output("stat-coverage_bold.tsv")  # table of the share of each parcel that has data
+    embedding = _Output("desc-{model}_embedding.tsv")  # table of window embeddings
+    embedding_sidecar = _Output("desc-{model}_embedding.json")
+    vectors = _Output("desc-{model}_embedding.npy")  # array of window embeddings that are too wide for the table
+    tokens = _Output("desc-{model}_tokens.npy")  # array of output tokens
+
     def file(self, ending: str) -> Path:
         """Return the path of the output whose name ends in ``_<ending>``."""
         return self.directory / f"{self.stem}_{ending}"
 
-    @property
-    def signals(self) -> Path:
-        """Table of cleaned signals; its sidecar is written last."""
-        return self.file("stat-mean_timeseries.tsv")
-
-    @property
-    def raw(self) -> Path:
-        """Table of signals before denoising."""
-        return self.file("stat-mean_desc-raw_timeseries.tsv")
-
-    @property
-    def coverage(self) -> Path:
-        """Table of the share of each parcel that has data."""
-        return self.file("stat-coverage_bold.tsv")
-
     def connectivity(self, form: str) -> Path:
         """Correlations between parcels, as ``tsv`` or ``npy``."""
         return self.file(f"stat-pearsoncorrelation_relmat.{form}")
-
-    @property
-    def embedding(self) -> Path:
-        """Table of window embeddings; its sidecar is written last."""
-        return self.file(f"desc-{self.model}_embedding.tsv")
-
-    @property
-    def vectors(self) -> Path:
-        """Array of window embeddings that are too wide for the table."""
-        return self.file(f"desc-{self.model}_embedding.npy")
-
-    @property
-    def signals_sidecar(self) -> Path:
-        """Sidecar of the cleaned signals."""
-        return self.signals.with_suffix(".json")
-
-    @property
-    def embedding_sidecar(self) -> Path:
-        """Sidecar of the embedding."""
-        return self.embedding.with_suffix(".json")
 
     @property
     def participant_folder(self) -> str:
@@ -111,17 +95,11 @@ class OutputPaths:
         """Data for the report of the run."""
         return self.out_dir / "logs" / self.participant_folder / f"{self.stem}_page.json.gz"
 
-    @property
-    def tokens(self) -> Path:
-        """Array of output tokens."""
-        return self.file(f"desc-{self.model}_tokens.npy")
-
 
 def build_paths(out_dir: Path, run: Run, atlas: str, model: str) -> OutputPaths:
     """Build the output paths of a run; `model` is empty if only signals are written."""
-    return OutputPaths(
-        out_dir=out_dir, directory=build_directory(out_dir, run), stem=build_stem(run, atlas), model=model
-    )
+    directory = build_directory(out_dir, dict(run.entities))
+    return OutputPaths(out_dir=out_dir, directory=directory, stem=build_stem(run, atlas), model=model)
 
 
 def write_signals(
@@ -173,8 +151,8 @@ def add_connectivity(paths: OutputPaths, sidecar: Mapping[str, Any], form: str) 
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar; None if absent, damaged or not ours. It is written last, so its
-    presence means that its outputs are complete."""
+    """Read a sidecar; None if absent, damaged or not ours. It is written last, so its presence means that its outputs
+    are complete."""
     values = read_object(path)
     return values if is_sidecar(values, of_signals=path.name.endswith(_SIGNALS_ENDING)) else None
 
@@ -204,6 +182,7 @@ def remove_outputs(paths: OutputPaths) -> None:
     tables = (paths.signals, paths.raw, paths.coverage)
     stem = glob.escape(paths.stem)
     logs = (paths.status.parent, paths.out_dir / "logs" / _FORMER_STATUSES)
+    patterns = [f"{stem}{model}_{kind}.json" for model in ("", "_desc-*") for kind in ("status", "qc")]
     figures = paths.out_dir / paths.participant_folder / "figures"
     _remove(
         # The sidecar goes first: without it nothing counts as complete.
@@ -214,8 +193,7 @@ def remove_outputs(paths: OutputPaths) -> None:
         *figures.glob(f"{stem}_desc-*"),
         paths.page_data,
         paths.page_data.with_suffix(""),
-        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_{kind}.json")),
-        *(path for folder in logs for kind in ("status", "qc") for path in folder.glob(f"{stem}_desc-*_{kind}.json")),
+        *(path for folder in logs for pattern in patterns for path in folder.glob(pattern)),
     )
 
 
@@ -227,11 +205,9 @@ def find_encoders(paths: OutputPaths) -> set[str]:
 
 def _find_embedded(paths: OutputPaths) -> list[Path]:
     """Find the files of embeddings by any encoder, sidecars first."""
-    patterns = [
-        f"{glob.escape(paths.stem)}_desc-*_{ending}"
-        for ending in ("embedding.json", "embedding.tsv", "embedding.npy", "tokens.npy")
-    ]
-    return [path for pattern in patterns for path in sorted(paths.directory.glob(pattern))]
+    endings = ("embedding.json", "embedding.tsv", "embedding.npy", "tokens.npy")
+    stem = glob.escape(paths.stem)
+    return [path for ending in endings for path in sorted(paths.directory.glob(f"{stem}_desc-*_{ending}"))]
 
 
 def _remove(*found: Path) -> None:
@@ -276,8 +252,7 @@ class StoredRun:
         return int(self.sidecar.get("VolumesDropped", {}).get("Padding", {}).get("Count", 0))
 
     def read_signals(self) -> NDArray[np.float32]:
-        """Read the cleaned signals (T, P) without padding; NaN in dropped volumes and absent parcels. Raises RunFailed
-        damaged_table."""
+        """Read the cleaned signals (T, P) without padding; NaN where dropped or absent; RunFailed damaged_table."""
         values = read_signals(self.paths, self.sidecar)[1]
         return values[: len(values) - self.n_padding]
 
@@ -341,15 +316,14 @@ def read_former_status(paths: OutputPaths) -> dict[str, Any]:
 
 def build_stem(run: Run, atlas: str) -> str:
     """Build the stem of all outputs of a run and atlas: ``<source>_space-S[_cohort-C]_atlas-A[_res-R][_den-D]``."""
-    entities = dict(run.entities)
-    source = [f"{key}-{value}" for key, value in run.entities if key not in _OWN]
-    own = {**entities, "atlas": format_label(atlas)}
-    placed = [f"{key}-{own[key]}" for key in ("space", "cohort", "atlas", "res", "den") if key in own]
-    return "_".join(source + placed)
+    own = {**dict(run.entities), "atlas": format_label(atlas)}
+    pairs = [(key, value) for key, value in run.entities if key not in _OWN]
+    pairs += [(key, own[key]) for key in ("space", "cohort", "atlas", "res", "den") if key in own]
+    return "_".join(f"{key}-{value}" for key, value in pairs)
 
 
-def build_directory(out_dir: Path, run: Run) -> Path:
+def build_directory(out_dir: Path, entities: Mapping[str, str]) -> Path:
     """Return the directory of a run's outputs, ``OUT_DIR/sub-L/[ses-L/]func``."""
-    session = run.entity("ses")
-    parent = out_dir / f"sub-{run.entity('sub')}"
+    session = entities.get("ses")
+    parent = out_dir / f"sub-{entities['sub']}"
     return (parent / f"ses-{session}" if session else parent) / "func"

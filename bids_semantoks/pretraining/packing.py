@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
-from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_blocks
+from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_runs
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
 from bids_semantoks.records import Bools
@@ -84,26 +84,24 @@ class TableReader:
 def _read_rows(missing: Sequence[SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
     """Read rows of an HDF5 file, block by block."""
     by_row = {source.where: source for source in missing}
-    for block in iterate_blocks(file, rows=by_row.keys()):
-        for row, (table, problem) in enumerate(zip(block.signals, block.problems, strict=True), start=block.start):
-            source = by_row.get(row)
-            if source is None:
-                continue
-            try:
-                if problem:
-                    raise RunSkipped("no_content", f"{problem}.")
-                if n_padding := count_padding(table):
-                    LOGGER.warning(
-                        "Participant %s, row %d: %d volumes at the end have no data (identical values) and are "
-                        "removed.",
-                        *(source.participant, row, n_padding),
-                        extra={"once": "padding in HDF5"},
-                    )
-                run = _standardise_run(source, table, repetition_time=target, n_dummy=0, target=target)
-            except RunSkipped as error:
-                LOGGER.warning("Excluded from training:  participant %s, row %d: %s", source.participant, row, error)
-                continue
-            yield run
+    for row, table, problem in iterate_runs(file, rows=by_row.keys()):
+        source = by_row.get(row)
+        if source is None:
+            continue
+        try:
+            if problem:
+                raise RunSkipped("no_content", f"{problem}.")
+            if n_padding := count_padding(table):
+                LOGGER.warning(
+                    "Participant %s, row %d: %d volumes at the end have no data (identical values) and are removed.",
+                    *(source.participant, row, n_padding),
+                    extra={"once": "padding in HDF5"},
+                )
+            run = _standardise_run(source, table, repetition_time=target, n_dummy=0, target=target)
+        except RunSkipped as error:
+            LOGGER.warning("Excluded from training:  participant %s, row %d: %s", source.participant, row, error)
+            continue
+        yield run
 
 
 def pack_signals(

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
+from bids_semantoks.errors import name_count
 from bids_semantoks.files import read_rows, write_json, write_records
-from bids_semantoks.inputs.opening import find_absent
+from bids_semantoks.inputs.runs import find_absent
 from bids_semantoks.outputs.sidecars import read_column_descriptions, read_status
 from bids_semantoks.outputs.store import OutputPaths, find_signals, find_statuses
 from bids_semantoks.quality.fit import AMBER, RED
@@ -24,10 +25,8 @@ from bids_semantoks.version import __version__
 
 #: Reason of runs excluded by --exclude-by or --exclude-runs.
 EXCLUDED: Final = "excluded"
-
 #: A row of group_qc.tsv by column, None where a value is unknown.
 Row = dict[str, Any]
-
 #: Columns of entities, by key.
 _ENTITIES: Final = {
     "task": "task",
@@ -40,17 +39,9 @@ _ENTITIES: Final = {
 }
 #: Robust standard deviations from the median beyond which a run is an outlier, and the minimum number of runs.
 _N_DEVIATIONS, _SMALLEST = 3.5, 20
-#: Measures in which a run can be an outlier; True for those from the embedding, which depend on the encoder.
-_COMPARED: Final = {
-    "mean_fd": False,
-    "kept_seconds": False,
-    "scrubbed_share": False,
-    "coverage": False,
-    "tsnr": False,
-    "n_absent_parcels": False,
-    "window_similarity": True,
-    "cohort_distance": True,
-}
+#: Measures in which a run can be an outlier, and those from the embedding, which depend on the encoder.
+_COMPARED: Final = ("mean_fd", "kept_seconds", "scrubbed_share", "coverage", "tsnr", "n_absent_parcels")
+_OF_ENCODER: Final = ("window_similarity", "cohort_distance")
 _WORDS: Final = {
     "too_short": "too short",
     "too_few_kept": "with too little data after scrubbing",
@@ -140,13 +131,9 @@ def _build_row(stem: str, model: str, status: Mapping[str, Any], measures: Mappi
 
 
 def _build_absent(label: str, root: Path) -> Row:
+    why = {"status": "no_derivatives", "reason": "no_derivatives", "usable": False}
     message = f"Listed in {root}, but no run with derivatives was found."
-    reason = "no_derivatives"
-    name = f"sub-{label}"
-    return {
-        **{"name": name, "participant_id": name, "status": reason, "reason": reason, "message": message},
-        "usable": False,
-    }
+    return {"name": f"sub-{label}", "participant_id": f"sub-{label}", **why, "message": message}
 
 
 def _add_distances(rows: Sequence[Row]) -> None:
@@ -181,8 +168,8 @@ def _group(rows: Iterable[Row], keys: Sequence[str]) -> list[list[Row]]:
 def _judge(rows: Sequence[Row]) -> None:
     """Judge each run by fixed limits and by the other runs, and say what to do with it."""
     outliers: dict[str, list[str]] = {}
-    for column, is_of_encoder in _COMPARED.items():
-        for own in _group(rows, ("space", "atlas", "encoder") if is_of_encoder else ("space", "atlas")):
+    for column in (*_COMPARED, *_OF_ENCODER):
+        for own in _group(rows, ("space", "atlas", "encoder") if column in _OF_ENCODER else ("space", "atlas")):
             values = np.array([np.nan if row.get(column) is None else row[column] for row in own], dtype=np.float64)
             if column == "mean_fd":
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -240,10 +227,11 @@ def format_value(value: object) -> object:
 
 def describe_rows(rows: Sequence[Row]) -> str:
     """Count a cohort in words, such as ``5 usable, 4 failed, 1 too short``."""
-    usable = sum(row["usable"] for row in rows)
-    counts = {"usable": usable}
-    counts["excluded"] = sum(bool(row.get("excluded_by")) and row["status"] == "ok" for row in rows)
-    counts["failed"] = sum(row["status"] == "failed" for row in rows)
+    counts = {
+        "usable": sum(row["usable"] for row in rows),
+        "excluded": sum(bool(row.get("excluded_by")) and row["status"] == "ok" for row in rows),
+        "failed": sum(row["status"] == "failed" for row in rows),
+    }
     skipped = Counter(row["reason"] or "skipped" for row in rows if row["status"] == "skipped")
     counts |= {_WORDS.get(reason, reason.replace("_", " ")): count for reason, count in sorted(skipped.items())}
     counts["without derivatives"] = sum(row["status"] == "no_derivatives" for row in rows)
@@ -256,13 +244,13 @@ def describe_versions(rows: Iterable[Row]) -> str:
 
 
 def describe_others(versions: Iterable[str]) -> str:
-    """Count outputs of other versions, with the option to recompute them; empty if there are
-    none."""
+    """Count outputs of other versions, with the option to recompute them; empty if there are none."""
     counts = Counter(version for version in versions if version != __version__)
     if not counts:
         return ""
     listed = ", ".join(f"{count} by {version}" for version, count in sorted(counts.items()))
+    runs, are = name_count(counts.total(), "run was", "runs were"), "is" if counts.total() == 1 else "are"
     return (
-        f"{sum(counts.values())} runs were processed by other versions of bids_semantoks ({listed}; this is "
-        f"{__version__}) and are kept; use --redo-older-than {__version__} to recompute those of older versions."
+        f"{runs} processed by other versions of bids_semantoks ({listed}; this is "
+        f"{__version__}) and {are} kept; use --redo-older-than {__version__} to recompute those of older versions."
     )

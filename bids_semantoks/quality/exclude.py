@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import difflib
 import logging
+import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bids_semantoks.bids_names import DERIVED_ENTITIES, TABLE_ENTITIES, parse_entities
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.config.options import Rule, parse_rule
-from bids_semantoks.errors import InputError, name_some
+from bids_semantoks.errors import InputError, name_count, name_some
 from bids_semantoks.files import format_cell, read_text
 from bids_semantoks.inputs.selection import normalise_value
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.cohort import EXCLUDED, CallFacts, Row, build_rows, format_value
 
 LOGGER = logging.getLogger("bids_semantoks")
+_HEADERS = ("name", "run", "filename")  # first cells of tables of runs
 
 
 def find_excluded(
     out_dir: Path, selection: SelectionConfig, stems: Iterable[str] | None = None
 ) -> dict[str, tuple[str, str]]:
-    """Find the runs that a call excludes: the reason `EXCLUDED` and the rule or list that names the run, by stem.
-
-    Of the complete runs in `out_dir`, only `stems` count, all by default. Raises InputError for an unknown column, and
-    for a name in a list that no run of `out_dir` has.
-    """
+    """Find the runs that a call excludes: the reason `EXCLUDED` and the rule or list that names the run, by stem. Of
+    the complete runs in `out_dir`, only `stems` count, all by default. Raises InputError for an unknown column, and for
+    a name in a list that no run of `out_dir` has."""
     if not (selection.exclude_by or selection.exclude_runs):
         return {}
     rows = build_rows(out_dir, CallFacts())
@@ -36,10 +36,10 @@ def find_excluded(
         found = _apply(parse_rule(text), [row for row in rows if row["name"] in wanted]) | found
     chosen = {stem: (EXCLUDED, why) for stem, why in found.items() if stem in wanted}
     if chosen:
-        first = next(iter(chosen))
-        LOGGER.warning("Excluding %d runs, the first is %s: %s.", len(chosen), first, chosen[first][1])
+        first, (_, why) = next(iter(chosen.items()))
+        LOGGER.warning("Excluding %s, the first is %s: %s.", name_count(len(chosen), "run"), first, why)
     else:
-        LOGGER.warning("--exclude-by and --exclude-runs match none of %d runs.", len(wanted))
+        LOGGER.warning("--exclude-by and --exclude-runs match none of %s.", name_count(len(wanted), "run"))
     return chosen
 
 
@@ -83,14 +83,8 @@ def _meets(value: object, rule: Rule) -> bool:
                 hint="Use = or != for text.",
             )
         return (format_value(value) == rule.value) == (rule.operator == "=")
-    return {
-        ">": value > number,
-        ">=": value >= number,
-        "<": value < number,
-        "<=": value <= number,
-        "=": value == number,
-        "!=": value != number,
-    }[rule.operator]
+    compare = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq}
+    return value != number if rule.operator == "!=" else bool(compare[rule.operator](value, number))
 
 
 def _find_listed(asked: Sequence[str], rows: Sequence[Row], out_dir: Path) -> dict[str, str]:
@@ -137,10 +131,6 @@ def _read_names(asked: Sequence[str]) -> list[tuple[str, str]]:
         cells = [line.partition("#")[0].replace(",", "\t").partition("\t")[0].strip() for line in lines]
         names += [(cell, f"--exclude-runs @{path.name}") for cell in cells if cell and cell not in _HEADERS]
     return names
-
-
-#: First cells of tables of runs.
-_HEADERS = ("name", "run", "filename")
 
 
 def _read_source(name: str) -> frozenset[tuple[str, str]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ KEPT, REGRESSED = "kept", "regressed out"
 NOTHING: Final = "nothing"
 UNSCRUBBED: Final = "none"
 ELSEWHERE: Final = "by the pipeline before"
-
 #: Beginnings of the names of regressors and what these remove; cosines belong to the filter, and the global signal is
 #: handled separately.
 _KINDS: Final = (
@@ -35,7 +33,8 @@ def describe_noise(signals: Mapping[str, Any]) -> str:
     regressors = _find_regressors(signals)
     if regressors is None:
         return _find_cleaning(signals) or NOT_KNOWN
-    found = {_name_kind(name) for name in regressors if not name.startswith((_GLOBAL, *_FILTERS))}
+    others = [name for name in regressors if not name.startswith((_GLOBAL, *_FILTERS))]
+    found = {next((kind for starts, kind in _KINDS if name.startswith(starts)), _OTHER) for name in others}
     return ", ".join(kind for kind in (*(kind for _, kind in _KINDS), _OTHER) if kind in found) or NOTHING
 
 
@@ -89,21 +88,15 @@ def _find_cleaning(signals: Mapping[str, Any]) -> str:
     return find_cleaning([str(signals.get(key) or "") for key in ("Pipeline", "RecognizedAs")])
 
 
-def _name_kind(regressor: str) -> str:
-    return next((kind for starts, kind in _KINDS if regressor.startswith(starts)), _OTHER)
-
-
 GREEN, AMBER, RED = "green", "amber", "red"
 _MIN_SECONDS: Final = 100.0
 _MIN_COVERAGE: Final = 0.8
 _USUAL_COVERAGE: Final = 0.9
 #: With a tenth of the volumes dropped, the others correlate above .97 with the whole scan (docs/reference/methods.md).
 _SCRUBBED_SLACK: Final = 0.1
-
 #: Properties whose limits are the same for all encoders.
 _JUDGED_BY_US: Final = ("coverage", "networks")
 _OURS: Final = "convention of bids_semantoks"
-
 #: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s). UK Biobank
 #: cleans by ICA-FIX; the paper names neither regressors nor scrubbing.
 PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
@@ -117,8 +110,7 @@ PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitItem:
+class FitItem(NamedTuple):
     """One judged property of a run."""
 
     name: str
@@ -129,26 +121,27 @@ class FitItem:
 
 
 def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage: NDArray[np.float64]) -> list[FitItem]:
-    """Judge repetition time, length, band, cleaning, coverage and networks of a run by its sidecars.
-
-    `coverage` (P,) is the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own
-    training, else from `PUBLISHED_LIMITS`; an encoder trained by an earlier version does not say how its data were
-    cleaned.
-    """
+    """Judge repetition time, length, band, cleaning, coverage and networks of a run by its sidecars. `coverage` (P,) is
+    the share of each parcel that has data, NaN if unknown. Limits come from the encoder's own training, else from
+    `PUBLISHED_LIMITS`; an encoder trained by an earlier version does not say how its data were cleaned."""
     own = embedding.get("Model", {}).get("Limits") or {}
     limits = {**PUBLISHED_LIMITS, **own}
     source = "this encoder was trained on" if own else "of the published encoder's data"
     kept = signals["VolumesKept"] * signals["RepetitionTime"]
+    data = f"{'this' if own else 'the published'} encoder's training data"
+    cleaning = own or PUBLISHED_LIMITS
     items = [
         _judge_repetition_time(signals["RepetitionTime"], limits, source),
         _judge_length(kept, limits, source),
         _judge_band(signals, limits, source),
-        *_judge_cleaning(signals, own or PUBLISHED_LIMITS, "this" if own else "the published"),
+        _compare("regressors", describe_noise(signals), cleaning.get("noise_removed"), data),
+        _compare("global signal", describe_global_signal(signals), cleaning.get("global_signal"), data),
+        _judge_scrubbing(signals, cleaning, data),
         _judge_coverage(coverage, limits),
         _judge_networks(embedding.get("MaskedNetworks", [])),
     ]
     origin = "training data of this encoder" if own else "data of the published encoder"
-    return [replace(item, source=_OURS if item.name in _JUDGED_BY_US else origin) for item in items]
+    return [item._replace(source=_OURS if item.name in _JUDGED_BY_US else origin) for item in items]
 
 
 def find_worst(items: list[FitItem]) -> str:
@@ -160,46 +153,32 @@ def _judge_repetition_time(value: float, limits: Mapping[str, Any], source: str)
     low, high = limits["repetition_time_of_the_sources_in_s"]
     inside = low - 1e-6 <= value <= high + 1e-6
     words = f"{'within' if inside else 'outside'} {_range(low, high, 's')} {source}"
-    return FitItem(name="repetition time", value=f"{value:g} s", level=GREEN if inside else AMBER, words=words)
+    return FitItem("repetition time", f"{value:g} s", GREEN if inside else AMBER, words)
 
 
 def _judge_length(kept: float, limits: Mapping[str, Any], source: str) -> FitItem:
     low, high = limits["length_of_the_runs_in_s"]
-    shown = f"{kept:.0f} s kept"
     if kept < _MIN_SECONDS:
-        words = f"below {_MIN_SECONDS:.0f} s: half a window or more is padding"
-        return FitItem(name="length", value=shown, level=RED, words=words)
-    if kept < low:
-        words = f"shorter than the {low:.0f} s {source}"
-        return FitItem(name="length", value=shown, level=AMBER, words=words)
-    # A longer run only gives more windows to average.
-    return FitItem(
-        name="length", value=shown, level=GREEN, words=f"not shorter than {low:.0f} s; {high:.0f} s is usual"
-    )
+        level, words = RED, f"below {_MIN_SECONDS:.0f} s: half a window or more is padding"
+    elif kept < low:
+        level, words = AMBER, f"shorter than the {low:.0f} s {source}"
+    else:  # a longer run only gives more windows to average
+        level, words = GREEN, f"not shorter than {low:.0f} s; {high:.0f} s is usual"
+    return FitItem("length", f"{kept:.0f} s kept", level, words)
 
 
 def _judge_band(signals: Mapping[str, Any], limits: Mapping[str, Any], source: str) -> FitItem:
     if not signals["Settings"].get("denoising"):
-        return FitItem(name="band", value="as found", level=AMBER, words="unknown: filtered elsewhere, if at all")
+        return FitItem("band", "as found", AMBER, "unknown: filtered elsewhere, if at all")
     band, wanted = signals["Settings"].get("band_pass"), limits["band"]
     shown = _range(band[0], band[1], "Hz") if band else "no filter"
-    if not isinstance(wanted, list):
-        if shown == wanted:
-            return FitItem(name="band", value=shown, level=GREEN, words=f"the same as {source}")
-        return FitItem(name="band", value=shown, level=AMBER, words=f"band {source}: {wanted}")
-    inside = band is not None and np.allclose(band, wanted)
-    words = f"{'the same as' if inside else 'differs from'} {_range(wanted[0], wanted[1], 'Hz')} {source}"
-    return FitItem(name="band", value=shown, level=GREEN if inside else AMBER, words=words)
-
-
-def _judge_cleaning(signals: Mapping[str, Any], limits: Mapping[str, Any], whose: str) -> list[FitItem]:
-    """Compare regressors, global signal and scrubbing of a run with those of the encoder's training data."""
-    data = f"{whose} encoder's training data"
-    return [
-        _compare("regressors", describe_noise(signals), limits.get("noise_removed"), data),
-        _compare("global signal", describe_global_signal(signals), limits.get("global_signal"), data),
-        _judge_scrubbing(signals, limits, data),
-    ]
+    if isinstance(wanted, list):
+        is_same = band is not None and np.allclose(band, wanted)
+        words = f"{'the same as' if is_same else 'differs from'} {_range(wanted[0], wanted[1], 'Hz')} {source}"
+    else:
+        is_same = shown == wanted
+        words = f"the same as {source}" if is_same else f"band {source}: {wanted}"
+    return FitItem("band", shown, GREEN if is_same else AMBER, words)
 
 
 def _compare(name: str, found: str, trained: list[str] | None, data: str) -> FitItem:
@@ -212,7 +191,7 @@ def _compare(name: str, found: str, trained: list[str] | None, data: str) -> Fit
         level, words = AMBER, f"denoising of {data} is unknown"
     else:
         level, words = AMBER, f"{data}: {' or '.join(known)}"
-    return FitItem(name=name, value=found, level=level, words=words)
+    return FitItem(name, found, level, words)
 
 
 def _judge_scrubbing(signals: Mapping[str, Any], limits: Mapping[str, Any], data: str) -> FitItem:
@@ -221,22 +200,20 @@ def _judge_scrubbing(signals: Mapping[str, Any], limits: Mapping[str, Any], data
     value = f"{rule}, {share:.0%} of volumes" if share else rule
     item = _compare("scrubbing", rule, limits.get("scrubbing"), data)
     if "largest_share_of_scrubbed_volumes" not in limits:
-        return FitItem(name="scrubbing", value=value, level=AMBER, words=item.words)
+        return item._replace(value=value, level=AMBER)
     most = float(limits["largest_share_of_scrubbed_volumes"])
     if share > most + _SCRUBBED_SLACK:
         words = f"at most {most:.0%} of a run was scrubbed in {data}; interpolated gaps are smoother than real signals"
-        return FitItem(name="scrubbing", value=value, level=AMBER, words=words)
+        return FitItem("scrubbing", value, AMBER, words)
     if rule in (UNSCRUBBED, NOT_KNOWN) or item.level == GREEN:
-        return FitItem(name="scrubbing", value=value, level=item.level, words=item.words)
+        return item._replace(value=value)
     words = f"{data}: {' or '.join(limits['scrubbing'])}; few volumes are interpolated"
-    return FitItem(name="scrubbing", value=value, level=GREEN, words=words)
+    return FitItem("scrubbing", value, GREEN, words)
 
 
 def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) -> FitItem:
     if np.isnan(coverage).all():
-        return FitItem(
-            name="coverage", value="not known", level=AMBER, words="there is no coverage table for these series"
-        )
+        return FitItem("coverage", "not known", AMBER, "there is no coverage table for these series")
     mean = float(np.nanmean(coverage))
     usual = max(_MIN_COVERAGE, float(limits.get("smallest_share_of_parcels_with_signal", _USUAL_COVERAGE)))
     level = GREEN if mean >= usual else AMBER if mean >= _MIN_COVERAGE else RED
@@ -245,14 +222,14 @@ def _judge_coverage(coverage: NDArray[np.float64], limits: Mapping[str, Any]) ->
         AMBER: f"below {usual:.2f}: parts of the atlas are outside the data or the brain mask",
         RED: f"below {_MIN_COVERAGE:.1f}: much of the atlas is outside the data or the brain mask",
     }[level]
-    return FitItem(name="coverage", value=f"{mean:.2f} on average", level=level, words=words)
+    return FitItem("coverage", f"{mean:.2f} on average", level, words)
 
 
 def _judge_networks(masked: list[str]) -> FitItem:
     if not masked:
-        return FitItem(name="networks", value="all present", level=GREEN, words="every network has signal")
+        return FitItem("networks", "all present", GREEN, "every network has signal")
     words = "these networks have no signal; the encoder predicts their tokens"
-    return FitItem(name="networks", value=f"absent: {', '.join(masked)}", level=RED, words=words)
+    return FitItem("networks", f"absent: {', '.join(masked)}", RED, words)
 
 
 def _range(low: float, high: float, unit: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +15,7 @@ from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.call import parse_motion_filter
 from bids_semantoks.errors import ConfigurationError, RunFailed, RunSkipped
-from bids_semantoks.files import read_records
+from bids_semantoks.files import read_json, read_records
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.sidecars import check_table, describe_differences
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_statuses
@@ -184,8 +183,7 @@ _WORDS: Final = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to do with a run."""
 
     level: str  # green, amber or red
@@ -195,9 +193,7 @@ class Verdict:
 
 def measure_run(signals: Mapping[str, Any], coverage: NDArray[np.float64]) -> dict[str, Any]:
     """Collect the measures of a run that `judge_measures` knows, from the sidecar of its signals; None if unknown.
-
-    `coverage` (P,) is the share of each parcel that has data, NaN if unknown.
-    """
+    `coverage` (P,) is the share of each parcel that has data, NaN if unknown."""
     n_total, dropped = signals["VolumesTotal"], signals["VolumesDropped"]
     n_real = n_total - dropped["Dummy"]["Count"] - dropped.get("Padding", {}).get("Count", 0)
     return {
@@ -216,67 +212,29 @@ def judge_run(measures: Mapping[str, Any]) -> list[FitItem]:
     for column, (name, style, source) in _WORDS.items():
         limit, value = LIMITS[column], measures.get(column)
         side = "above" if limit.is_upper else "below"
-        items.append(
-            FitItem(
-                name=name,
-                value="not known" if value is None else style.format(value),
-                level=levels.get(column, GREEN) if value is not None else "unknown",
-                words=f"look {side} {style.format(limit.amber)}, leave out {side} {style.format(limit.red)}",
-                source=source,
-            )
-        )
+        words = f"look {side} {style.format(limit.amber)}, leave out {side} {style.format(limit.red)}"
+        if value is None:
+            items.append(FitItem(name, "not known", "unknown", words, source))
+        else:
+            items.append(FitItem(name, style.format(value), levels.get(column, GREEN), words, source))
     low, high = REPETITION_TIMES
-    items.append(
-        FitItem(
-            name="repetition time",
-            value=f"{measures['repetition_time']:g} s",
-            level=levels.get("repetition_time", GREEN),
-            words=f"look outside {low:g} to {high:g} s",
-            source="range in which encoders were evaluated",
-        )
-    )
-    return items
+    shown, words = f"{measures['repetition_time']:g} s", f"look outside {low:g} to {high:g} s"
+    level = levels.get("repetition_time", GREEN)
+    return [*items, FitItem("repetition time", shown, level, words, "range in which encoders were evaluated")]
 
 
 def judge(items: Sequence[FitItem], problem: str = "") -> Verdict:
     """Sum up judged properties, at least one; `problem`, the reason why there is nothing to judge, takes precedence."""
     if problem:
-        return Verdict(level=RED, action="Leave out", reason=problem)
+        return Verdict(RED, "Leave out", problem)
     known = [item for item in items if item.level in (GREEN, AMBER, RED)]
     worst = find_worst(known)
     if worst == GREEN:
-        return Verdict(level=GREEN, action="Use", reason="All measures are within their limits.")
+        return Verdict(GREEN, "Use", "All measures are within their limits.")
     bad = sorted((item for item in known if item.level != GREEN), key=lambda item: item.level != RED)
     reason = "; ".join(dict.fromkeys(f"{item.name} {item.value} ({item.words})" for item in bad))
-    return Verdict(
-        level=worst, action="Leave out" if worst == RED else "Look", reason=f"{reason[:1].upper()}{reason[1:]}."
-    )
+    return Verdict(worst, "Leave out" if worst == RED else "Look", f"{reason[:1].upper()}{reason[1:]}.")
 
 
 #: Remedies for the reasons of RunFailed and RunSkipped, and for those that only a cohort has.
-REMEDIES: Final = {
-    "unreadable_name": "Rename the file to follow BIDS; the message shows which part of the name is invalid.",
-    "no_mask": "fMRIPrep writes a brain mask (_desc-brain_mask) next to each BOLD image. Copy it there, or rerun "
-    "fMRIPrep for this participant.",
-    "no_confounds": "Copy the run's _desc-confounds_timeseries.tsv next to its image, rerun fMRIPrep for this "
-    "participant, or use --denoise none.",
-    "no_repetition_time": "Add RepetitionTime to the JSON sidecar of the BOLD image.",
-    "bad_confounds": "The confounds table is damaged or lacks columns that the preset requires. Copy it again, or "
-    "choose another --denoise preset.",
-    "bad_image": "The image is damaged or incomplete. Copy or download it again, or rerun the preprocessing.",
-    "damaged_table": "An output table was modified or damaged; rerun the participant level to recreate it.",
-    "space_mismatch": "Choose a --space that all runs have, or rerun fMRIPrep with that space (--output-spaces).",
-    "low_coverage": "Check the brain mask and the field of view of the run; --min-coverage sets the limit.",
-    "out_of_memory": "Use fewer processes (--n-procs) or more memory, and rerun.",
-    "disk_full": "Free disk space for OUT_DIR, and rerun.",
-    "internal": "See the message and the log in logs/calls. Rerun to process runs that were not attempted; "
-    "please report bugs.",
-    "too_short": "The run is too short for a reliable embedding; --min-time sets the limit.",
-    "too_few_kept": "Too little data remain after scrubbing; --min-time sets the limit, --fd-threshold the scrubbing.",
-    "no_content": "The content of the file has not been fetched: run datalad get.",
-    "excluded": "Excluded by --exclude-by or --exclude-runs in the last group call.",
-    "other_preparation": "Preparations are compared on scans that all of them have: process this run there as well, or "
-    "omit that preparation.",
-    "no_derivatives": "Run fMRIPrep for these participants, or check its logs: the dataset lists them, but the "
-    "derivatives contain no runs of theirs.",
-}
+REMEDIES: Final[dict[str, str]] = read_json(Path(__file__).parent.parent / "data" / "remedies.json")

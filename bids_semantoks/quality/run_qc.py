@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.files import read_object, read_rows, write_json
+from bids_semantoks.files import read_object, write_json
+from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.features import read_embedding
 from bids_semantoks.outputs.sidecars import find_maker
 from bids_semantoks.outputs.store import OutputPaths, read_sidecar
 from bids_semantoks.quality.fit import GREEN, find_worst, judge_fit
+from bids_semantoks.quality.limits import measure_run
 
 LOGGER = logging.getLogger("bids_semantoks")
-
 #: Key of the run's mean embedding (dims,), as base64 of half floats: only the cohort can say how unusual it is.
 MEAN_EMBEDDING: Final = "mean_embedding"
 _TEXT: Final = ("input_fit", "version", MEAN_EMBEDDING)
@@ -76,57 +77,42 @@ def build_run_qc(paths: OutputPaths) -> dict[str, Any] | None:
 
 def _measure(paths: OutputPaths, signals: Mapping[str, Any]) -> dict[str, Any]:
     coverage, temporal_snr = _read_parcels(paths)
+    n_volumes, n_kept, dropped = signals["VolumesTotal"], signals["VolumesKept"], signals["VolumesDropped"]
+    known = measure_run(signals, coverage)
     return {
-        **_measure_motion(signals),
-        **_measure_time(signals),
-        "coverage": _round(np.nanmean(coverage)) if np.isfinite(coverage).any() else None,
+        "mean_fd": known["mean_fd"],
+        "max_fd": signals.get("MaximumFramewiseDisplacement"),
+        "mean_fd_filtered": signals.get("MeanFilteredFramewiseDisplacement"),
+        "max_fd_filtered": signals.get("MaximumFilteredFramewiseDisplacement"),
+        "kept_seconds": _round(known["kept_seconds"], 3),
+        "kept_share": _round(n_kept / n_volumes) if n_volumes else None,
+        "num_volumes": n_volumes,
+        "num_dummy_volumes": dropped["Dummy"]["Count"],
+        "num_censored_volumes": dropped["Scrubbed"]["Count"],
+        "num_retained_volumes": n_kept,
+        "scrubbed_share": _round(known["scrubbed_share"]),
+        "coverage": _round(known["coverage"]),
         "tsnr": _round(np.nanmedian(temporal_snr), 3) if np.isfinite(temporal_snr).any() else None,
         "n_parcels": signals["Atlas"].get("Parcels"),
         "n_absent_parcels": len(signals.get("AbsentParcels", [])),
-        "repetition_time": signals["RepetitionTime"],
+        "repetition_time": known["repetition_time"],
         **_measure_embedding(paths, signals, coverage),
         "warnings": [str(one) for one in signals.get("Warnings", [])],
         "version": find_maker(signals),
     }
 
 
-def _round(value: float | np.floating[Any], digits: int = 6) -> float | None:
-    return round(float(value), digits) if math.isfinite(value) else None
-
-
-def _measure_motion(signals: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "mean_fd": signals["MeanFramewiseDisplacement"],
-        "max_fd": signals.get("MaximumFramewiseDisplacement"),
-        "mean_fd_filtered": signals.get("MeanFilteredFramewiseDisplacement"),
-        "max_fd_filtered": signals.get("MaximumFilteredFramewiseDisplacement"),
-    }
-
-
-def _measure_time(signals: Mapping[str, Any]) -> dict[str, Any]:
-    n_volumes, n_kept, dropped = signals["VolumesTotal"], signals["VolumesKept"], signals["VolumesDropped"]
-    counts = {name: one["Count"] for name, one in dropped.items()}
-    n_real = n_volumes - counts["Dummy"] - counts.get("Padding", 0)
-    return {
-        "kept_seconds": _round(n_kept * signals["RepetitionTime"], 3),
-        "kept_share": _round(n_kept / n_volumes) if n_volumes else None,
-        "num_volumes": n_volumes,
-        "num_dummy_volumes": counts["Dummy"],
-        "num_censored_volumes": counts["Scrubbed"],
-        "num_retained_volumes": n_kept,
-        "scrubbed_share": _round(counts["Scrubbed"] / n_real) if n_real > 0 else None,
-    }
+def _round(value: float | np.floating[Any] | None, digits: int = 6) -> float | None:
+    return round(float(value), digits) if value is not None and math.isfinite(value) else None
 
 
 def _read_parcels(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Read coverage and temporal SNR of each parcel, (P,) each; NaN where unknown, without parcels if damaged."""
     try:
-        rows = read_rows(paths.coverage)
-        cells = [[row.get("coverage", "n/a"), row.get("tsnr", "n/a")] for row in rows]
-        values = np.array([[math.nan if cell == "n/a" else float(cell) for cell in pair] for pair in cells])
-    except (OSError, ValueError):
-        values = np.empty((0, 2))
-    return values.reshape(-1, 2)[:, 0], values.reshape(-1, 2)[:, 1]
+        coverage, _, temporal_snr = read_coverage(paths.coverage)
+    except (OSError, ValueError, KeyError):
+        return np.empty(0), np.empty(0)
+    return coverage, temporal_snr
 
 
 def _measure_embedding(paths: OutputPaths, signals: Mapping[str, Any], coverage: NDArray[np.float64]) -> dict[str, Any]:

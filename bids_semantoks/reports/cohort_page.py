@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.disk import is_full
+from bids_semantoks.errors import name_count
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.cohort import CallFacts, Row, build_rows, describe_others, describe_versions, write_rows
@@ -75,8 +77,8 @@ _LEVELS: Final = {"use": "", "look": " class=a", "leave out": " class=r"}
 
 def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions: Iterable[str]) -> None:
     """Report on the cohort at the end of a participant call, unless participants were selected: other calls may then be
-    processing the others. `model` is the encoder's label, None for signals only, and
-    `versions` made the runs that this call kept."""
+    processing the others. `model` is the encoder's label, None for signals only; `versions` made the runs that this
+    call kept."""
     if config.selection.participant_label or config.selection.exclude_participant_label:
         if others := describe_others(versions):
             LOGGER.warning("%s", others)
@@ -92,7 +94,7 @@ def report_cohort(out_dir: Path, facts: CallFacts) -> list[Row]:
     try:
         path = write_rows(out_dir, rows) if rows else None
         if path and write_page(path.with_suffix(".html"), lambda: render_page(rows, has_probes=has_probes)):
-            LOGGER.info("Wrote the quality of %d runs to %s", len(rows), path)
+            LOGGER.info("Wrote the quality of %s to %s", name_count(len(rows), "run"), path)
     except OSError as error:
         if is_full(error):
             raise
@@ -105,8 +107,6 @@ def report_cohort(out_dir: Path, facts: CallFacts) -> list[Row]:
 
 def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
     """Render the page of all runs, at least one, as self-contained HTML."""
-    from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja, which only pages need
-
     runs = sorted((row for row in rows if row["status"] != "no_derivatives"), key=_rank)
     suffix = find_suffix([row["name"] for row in runs])
     columns = [one for one in _COLUMNS if len({row[one.key] for row in runs if row.get(one.key) is not None}) > 1]
@@ -165,13 +165,10 @@ def _count(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _describe_constant(runs: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, str]]:
     """List values that all runs share and that need no column."""
-    names = {one.key: one for one in _COLUMNS if one not in columns} | {
-        "encoder": Column(key="encoder", name="encoder"),
-        "version": Column(key="version", name="bids_semantoks version"),
-    }
+    further = (Column(key="encoder", name="encoder"), Column(key="version", name="bids_semantoks version"))
     found = []
-    for key, one in names.items():
-        values = {row[key] for row in runs if row.get(key) is not None}
+    for one in (*(one for one in _COLUMNS if one not in columns), *further):
+        values = {row[one.key] for row in runs if row.get(one.key) is not None}
         if len(values) == 1:
             found.append((one.name, _format(values.pop(), one.style)))
     return found
@@ -193,14 +190,16 @@ def _summarise(columns: Sequence[Column], runs: Sequence[Row]) -> list[dict[str,
     for one in columns:
         values = np.array([row[one.key] for row in runs if row.get(one.key) is not None], dtype=np.float64)
         key, style = _JUDGED_AS.get(one.key, one.key), one.style.replace("d", "g")
-        limit, unit = LIMITS.get(key), _UNITS.get(one.key, "")
-        side = ("above" if limit.is_upper else "below") if limit else ""
+        text, limit = "", LIMITS.get(key)
+        if limit:
+            side = "above" if limit.is_upper else "below"
+            text = f"amber {side} {limit.amber:g}, red {side} {limit.red:g}{_UNITS.get(one.key, '')}"
         found.append(
             {
                 "key": one.key,
                 "name": one.name,
                 "is_log": one.is_log,
-                "limits": f"amber {side} {limit.amber:g}, red {side} {limit.red:g}{unit}" if limit else "",
+                "limits": text,
                 "amber": limit.amber if limit else None,
                 "red": limit.red if limit else None,
                 "n": values.size,
@@ -246,25 +245,17 @@ def _group_reasons(rows: Sequence[Row], suffix: str) -> list[dict[str, Any]]:
 
 def _build_lines(runs: Sequence[Row], columns: Sequence[Column], suffix: str) -> str:
     """Build the lines of the table, as short as HTML allows: thousands of them should stay below a megabyte."""
-    texts = [[_format(row.get(one.key), one.style) for one in columns] for row in runs]
-    text_columns = [i for i, one in enumerate(columns) if one.is_text]
-    places = {_JUDGED_AS.get(one.key, one.key): i for i, one in enumerate(columns)}
     lines = []
-    for row, cells in zip(runs, texts, strict=True):
-        for i in text_columns:
-            cells[i] = escape(cells[i])
+    for row in runs:
         marks = _mark(row)
-        starts = ["<td>"] * len(cells)
-        for key, mark in marks.items():
-            if key in places:
-                starts[places[key]] = f"<td class={mark}>"
-        name, why = (
-            escape(row["name"].removesuffix(suffix)),
-            escape(_explain(row)) if marks or not row["usable"] else "",
-        )
+        name = escape(row["name"].removesuffix(suffix))
+        why = escape(_explain(row)) if marks or not row["usable"] else ""
         # URL-quoted links need no HTML quotes.
-        head = f"<tr><td><a href={_link(row)}>{name}</a><td{_LEVELS[row['verdict']]}>{row['verdict']}<td>{why}"
-        lines.append(head + "".join([start + cell for start, cell in zip(starts, cells, strict=True)]))
+        line = f"<tr><td><a href={_link(row)}>{name}</a><td{_LEVELS[row['verdict']]}>{row['verdict']}<td>{why}"
+        for one in columns:
+            mark, text = marks.get(_JUDGED_AS.get(one.key, one.key)), _format(row.get(one.key), one.style)
+            line += f"<td{f' class={mark}' if mark else ''}>{escape(text) if one.is_text else text}"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -280,9 +271,8 @@ def _explain(row: Row) -> str:
     """Name the limits that a run exceeds in a few words."""
     if row["status"] != "ok":
         return f"{row['status']}: {str(row['reason']).replace('_', ' ')}"
-    words = [_NAMES.get(key, key) for key in (*row["red"], *row["amber"])]
-    unlike = [_NAMES.get(key, key) for key in row["outliers"]]
-    parts = [f"excluded: {row['excluded_by']}"] if row.get("excluded_by") else []
-    parts += [", ".join(words)] if words else []
-    parts += [f"outlier: {', '.join(unlike)}"] if unlike else []
-    return "; ".join(parts)
+    beyond, unlike = (
+        ", ".join(_NAMES.get(key, key) for key in keys) for keys in ((*row["red"], *row["amber"]), row["outliers"])
+    )
+    excluded = f"excluded: {row['excluded_by']}" if row.get("excluded_by") else ""
+    return "; ".join(filter(None, (excluded, beyond, f"outlier: {unlike}" if unlike else "")))

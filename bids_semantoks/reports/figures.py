@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.disk import is_full
 from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import open_atomic, write_text
+from bids_semantoks.reports.pages import attempt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,16 +27,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-LOGGER = logging.getLogger("bids_semantoks")
-
 #: Colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE: Final = "#0072B2"
-
 ORANGE: Final = "#D55E00"
 GREY: Final = "#8a8f98"
 INK: Final = "#1f2933"
 LIGHT: Final = "#d9dde3"
-_LEVELS: Final = 32
 
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
@@ -71,8 +67,8 @@ _SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
 
 
 def shorten_label(text: str, longest: int) -> str:
-    """Shorten a label to `longest` characters (at least 3) with an ellipsis in
-    the middle: names often differ at the end. Fonts lack glyphs for characters that `replace_hidden` replaces."""
+    """Shorten a label to `longest` characters (at least 3) by an ellipsis in the middle, since names often differ at
+    the end. Fonts lack glyphs for characters that `replace_hidden` replaces."""
     text = replace_hidden(text)
     if len(text) <= longest:
         return text
@@ -91,11 +87,11 @@ def use_style() -> Iterator[None]:
         yield
 
 
-def start_figure(width: float, height: float) -> Figure:
+def start_figure(width: float, height: float, **options: Any) -> Figure:
     """Create an empty figure (inches) that needs no display and leaves no global state behind."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
-    return Figure(figsize=(width, height))
+    return Figure(figsize=(width, height), **options)
 
 
 def build_margins(figure: Figure, *, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
@@ -123,7 +119,7 @@ def build_colours(name: str) -> Colormap:
     """Build a matplotlib colour map of 32 steps, NaN in light grey; with more steps, noisy images compress badly."""
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
-    colours: Colormap = mpl.colormaps[name].resampled(_LEVELS).with_extremes(bad=LIGHT)
+    colours: Colormap = mpl.colormaps[name].resampled(32).with_extremes(bad=LIGHT)
     return colours
 
 
@@ -135,30 +131,22 @@ def build_figure_path(out_dir: Path, stem: str, word: str, kind: str) -> Path:
 
 
 def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
-    """Draw and write a figure (``.svg`` or ``.png``); on any error but a full disk, log a warning and return False. An
-    outdated figure of that name is removed."""
-    try:
+    """Draw and write a figure (``.svg`` or ``.png``) and return whether it could be; an outdated one is removed."""
+
+    def write() -> None:
         path.unlink(missing_ok=True)
         with use_style():
             figure = draw()
-            content = render_png(figure) if path.suffix == ".png" else render_svg(figure, Creator=None).encode()
+            if path.suffix == ".png":
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+                content = buffer.getvalue()
+            else:
+                content = render_svg(figure, Creator=None).encode()
         with open_atomic(path) as file:
             file.write(content)
-    except Exception as error:
-        if is_full(error):
-            raise
-        # A figure must never make a run fail.
-        LOGGER.debug("Drawing %s", path, exc_info=True)
-        LOGGER.warning("Could not draw figure %s: %s: %s", path.name, type(error).__name__, error)
-        return False
-    return True
 
-
-def render_png(figure: Figure) -> bytes:
-    """Render a figure as PNG, 200 dots per inch."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    return buffer.getvalue()
+    return attempt(write, path, "draw figure")
 
 
 def render_svg(figure: Figure, **metadata: str | None) -> str:
@@ -169,8 +157,7 @@ def render_svg(figure: Figure, **metadata: str | None) -> str:
 
 
 def embed_svg(text: str) -> str:
-    """Turn SVG text into a data URI; percent-encoded, it is a third smaller than in
-    base64, and its ids do not clash."""
+    """Turn SVG text into a data URI; percent-encoded it is a third smaller than in base64, and its ids do not clash."""
     return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
 
 
@@ -196,43 +183,29 @@ def write_figures(
     `repetition_time` seconds apart (empty if the tokenizer has no structured kernels); `embeddings`
     (N, D) and `names` (N,) are per network.
     """
+    import matplotlib as mpl  # noqa: PLC0415 - as above
+
     drawn = {"training": _draw_training(log)}
     if kernels:
         drawn["kernels"] = _draw_kernels(kernels, repetition_time)
     drawn["networks"] = _draw_networks(embeddings, names)
-    for name, figure in drawn.items():
-        _save(figure, directory / "figures" / f"{name}.svg")
-    return tuple(drawn)
-
-
-def _start_figure(width: float, height: float) -> Figure:
-    # The object interface needs no display and leaves no global state behind.
-    from matplotlib.figure import Figure  # noqa: PLC0415 - only a finished training draws
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - as above
-
-    # Dollar signs in network names must not start math mode.
-    style: dict[Any, Any] = {"svg.hashsalt": "bids_semantoks", "svg.fonttype": "none", "text.parse_math": False}
+    style: dict[Any, Any] = {name: _STYLE[name] for name in ("svg.hashsalt", "svg.fonttype", "text.parse_math")}
     with mpl.rc_context(style):
-        write_text(path, render_svg(figure))
+        for name, figure in drawn.items():
+            write_text(directory / "figures" / f"{name}.svg", render_svg(figure))
+    return tuple(drawn)
 
 
 def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Running mean over `width` values, ignoring non-finite ones."""
-    real = np.isfinite(values)
-    window = np.ones(min(width, values.size))
+    real, window = np.isfinite(values), np.ones(min(width, values.size))
     total = np.convolve(np.where(real, values, 0.0), window, mode="same")
     count = np.convolve(real.astype(float), window, mode="same")
-    mean: NDArray[np.float64] = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    return mean
+    return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
 
 
 def _draw_training(log: Mapping[str, NDArray[np.float64]]) -> Figure:
-    figure = _start_figure(7, 5)
+    figure = start_figure(7, 5, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     steps = log.get("step", np.zeros(0))
     width = max(1, steps.size // 50)
@@ -249,29 +222,21 @@ def _draw_training(log: Mapping[str, NDArray[np.float64]]) -> Figure:
 
 
 def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_time: float) -> Figure:
-    figure = _start_figure(7, 4)
+    figure = start_figure(7, 4, layout="constrained")
     axes = figure.subplots()
     frequencies = np.fft.rfftfreq(256, repetition_time)
     for i, (name, taps) in enumerate(kernels.items()):
-        response = np.abs(np.fft.rfft(taps, 256, axis=-1))
-        mean = response.mean(axis=0)
-        axes.plot(
-            frequencies,
-            mean / mean.max(),
-            label=shorten_label(name, 28),
-            color=f"C{i % 10}",
-            linestyle="-" if i < 10 else "--",
-        )
-    axes.set_xlabel("frequency (Hz)")
-    axes.set_ylabel("gain relative to the maximum")
-    axes.set_ylim(0, 1.05)
+        mean = np.abs(np.fft.rfft(taps, 256, axis=-1)).mean(axis=0)
+        style: dict[str, Any] = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
+        axes.plot(frequencies, mean / mean.max(), label=shorten_label(name, 28), **style)
+    axes.set(xlabel="frequency (Hz)", ylabel="gain relative to the maximum", ylim=(0, 1.05))
     axes.legend(frameon=False, ncols=2, fontsize="small")
     axes.grid(visible=True, alpha=0.3)
     return figure
 
 
 def _draw_networks(embeddings: NDArray[np.floating[Any]], names: Sequence[str]) -> Figure:
-    figure = _start_figure(6, 5)
+    figure = start_figure(6, 5, layout="constrained")
     axes = figure.subplots()
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     image = axes.imshow(unit @ unit.T, vmin=-1, vmax=1, cmap="RdBu_r")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bids_semantoks.records import Floats
+from bids_semantoks.reports.charts import Bar, Colouring, Column, Interval, ScalingPanel
 from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, shorten_label, start_figure
-from bids_semantoks.reports.scatter_charts import Colouring
-from bids_semantoks.reports.vector_charts import Bar, Column, Interval, ScalingPanel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,28 +32,12 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
     figure = start_figure(4.65 + left, 0.85 + 0.32 * len(bars))
     axes = figure.subplots(gridspec_kw=build_margins(figure, left=left, right=1.35, top=0.15, bottom=0.5))
     axes.axvline(chance, color=GREY, linewidth=1, linestyle="--")
+    beside: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
     for i, bar in enumerate(bars):
-        colour = ORANGE if bar.is_encoder else BLUE
-        if np.isfinite([bar.low, bar.high]).all():
-            axes.plot([bar.low, bar.high], [i, i], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
-        axes.plot(bar.value, i, "o", color=colour, markersize=6)
-        axes.annotate(
-            bar.note,
-            xy=(1, i),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            annotation_clip=False,
-        )
+        _draw_interval(axes, (bar.value, bar.low, bar.high), i, ORANGE if bar.is_encoder else BLUE)
+        axes.annotate(bar.note, xy=(1, i), xycoords=axes.get_yaxis_transform(), annotation_clip=False, **beside)
     axes.set_yticks(range(len(bars)), names)
-    for tick, bar in zip(axes.get_yticklabels(), bars, strict=True):
-        tick.set_fontweight("bold" if bar.is_encoder else "normal")
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=True, axis="x", color=LIGHT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    _finish_rows(axes, axes, [bar.is_encoder for bar in bars])
     axes.set_xlabel(f"{label} with 95 % interval (dashed: chance)")
     return figure
 
@@ -96,8 +79,7 @@ def _draw_roc(axes: Axes, false: Sequence[float], hit: Sequence[float], name: st
     axes.plot([0.0, *false], [0.0, *hit], color=ORANGE, linewidth=2, drawstyle="steps-post")
     found = f"true positive rate ({shorten_label(name, 26)})"
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false positive rate", ylabel=found)
-    axes.set_aspect("equal")
-    axes.set_title("ROC curve")
+    axes.set(aspect="equal", title="ROC curve")
 
 
 def _draw_confusion(axes: Axes, counts: Floats, classes: Sequence[str]) -> None:
@@ -121,7 +103,9 @@ def _draw_confusion(axes: Axes, counts: Floats, classes: Sequence[str]) -> None:
 
 def draw_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Figure:
     """Draw charts side by side with common rows, top to bottom; the row named `encoder` is highlighted."""
-    figure, panels = _start_pair(len(names))
+    figure = start_figure(7.4, 1.15 + 0.3 * len(names))
+    margins = build_margins(figure, left=1.75, right=0.15, top=0.35, bottom=0.55)
+    panels = figure.subplots(1, 2, gridspec_kw={**margins, "wspace": 0.12})
     for number, (axes, column) in enumerate(zip(panels, columns, strict=True)):
         axes.axvline(column.reference, color=GREY, linewidth=1, linestyle="--")
         if np.isfinite(column.whole):
@@ -129,19 +113,10 @@ def draw_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str =
         for line, (name, interval) in enumerate(zip(names, column.intervals, strict=True)):
             is_encoder = name == encoder or (not encoder and number > 0)
             _draw_interval(axes, interval, line, ORANGE if is_encoder else BLUE)
-        axes.set_title(column.title)
-        axes.set_xlabel(column.label)
-    _finish_pair(panels, names)
-    for tick, name in zip(panels[0].get_yticklabels(), names, strict=True):
-        tick.set_fontweight("bold" if name == encoder else "normal")
+        axes.set(title=column.title, xlabel=column.label)
+        axes.set_yticks(range(len(names)), ["" if number else shorten_label(name, 28) for name in names])
+        _finish_rows(axes, panels[0], [name == encoder for name in names])
     return figure
-
-
-def _start_pair(n_lines: int) -> tuple[Figure, tuple[Axes, Axes]]:
-    figure = start_figure(7.4, 1.15 + 0.3 * n_lines)
-    margins = build_margins(figure, left=1.75, right=0.15, top=0.35, bottom=0.55)
-    left, right = figure.subplots(1, 2, gridspec_kw={**margins, "wspace": 0.12})
-    return figure, (left, right)
 
 
 def _draw_interval(axes: Axes, interval: Interval, line: int, colour: str) -> None:
@@ -151,14 +126,14 @@ def _draw_interval(axes: Axes, interval: Interval, line: int, colour: str) -> No
     axes.plot(value, line, "o", color=colour, markersize=6)
 
 
-def _finish_pair(panels: tuple[Axes, Axes], names: Sequence[str]) -> None:
-    for axes in panels:
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.grid(visible=True, axis="x", color=LIGHT, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(names)), [shorten_label(name, 28) for name in names])
-    panels[1].set_yticks(range(len(names)), [""] * len(names))
+def _finish_rows(axes: Axes, named: Axes, are_bold: Sequence[bool]) -> None:
+    """Show rows from top to bottom, with their names in `named`."""
+    axes.set_ylim(len(are_bold) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, axis="x", color=LIGHT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for tick, is_bold in zip(named.get_yticklabels(), are_bold, strict=True):
+        tick.set_fontweight("bold" if is_bold else "normal")
 
 
 def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
@@ -198,15 +173,12 @@ def _draw_gains(axes: Axes, panel: ScalingPanel) -> None:
     ticks = sorted(set(panel.n_participants.tolist()))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.2)
-    axes.set_xlabel("pretraining participants")
-    axes.set_ylabel(f"gain in {panel.label}")
-    axes.set_title(shorten_label(panel.title, 44))
+    axes.set(xlim=(ticks[0] / 1.2, ticks[-1] * 1.2), xlabel="pretraining participants")
+    axes.set(ylabel=f"gain in {panel.label}", title=shorten_label(panel.title, 44))
 
 
 def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colouring]) -> Figure:
-    """Draw the points (n, 2) once per colouring, two panels per row;
-    `shares` (2,) of variance go into the axis labels."""
+    """Draw the points (n, 2) once per colouring, two panels per row, `shares` (2,) of variance in the axis labels."""
     n_lines = (len(colourings) + 1) // 2
     figure = start_figure(9.0, 0.5 + 3.4 * n_lines)
     margins = build_margins(figure, left=0.6, right=1.4, top=0.3, bottom=0.55)
@@ -214,8 +186,7 @@ def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colou
     for axes, colouring in zip(panels.flat, colourings, strict=False):
         _draw_points(axes, points, colouring)
         axes.set_title(shorten_label(colouring.name, 36))
-        axes.set_xlabel(f"first axis ({shares[0]:.0%} of variance)")
-        axes.set_ylabel(f"second axis ({shares[1]:.0%})")
+        axes.set(xlabel=f"first axis ({shares[0]:.0%} of variance)", ylabel=f"second axis ({shares[1]:.0%})")
     for axes in panels.flat[len(colourings) :]:
         axes.set_visible(False)
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.bids_names import parse_entities
-from bids_semantoks.outputs.store import OutputPaths, read_sidecar
+from bids_semantoks.outputs.connectivity import read_coverage
+from bids_semantoks.outputs.store import OutputPaths, find_encoders, read_sidecar
 from bids_semantoks.reports.figures import (
     BLUE,
     GREY,
@@ -22,12 +21,13 @@ from bids_semantoks.reports.figures import (
     build_colours,
     build_figure_path,
     build_margins,
+    shorten_label,
     start_figure,
     write_figure,
 )
 from bids_semantoks.reports.palette_images import COVERAGE, GREYS, RED_BLUE, from_base64
-from bids_semantoks.reports.pictures import shorten_label, spread
-from bids_semantoks.reports.run_data import N_BINS, read_coverage, read_run_data
+from bids_semantoks.reports.pictures import spread
+from bids_semantoks.reports.run_data import N_BINS, read_run_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,12 +46,11 @@ def draw_figures(
     draws: dict[str, Callable[[], Figure]] = {
         "carpet": lambda: draw_carpet(data, sidecar),
         "connectivity": lambda: draw_connectivity(data),
-        "coverage": lambda: draw_coverage(data, paths, atlas[0]),
+        "coverage": lambda: draw_coverage(data, paths),
     }
-    for path in sorted(paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")):
-        embedding = read_sidecar(path) or {}
+    for model in sorted(find_encoders(paths)):
+        embedding = read_sidecar(paths.file(f"desc-{model}_embedding.json")) or {}
         if similarity := embedding.get("TokenSimilarity"):
-            model = parse_entities(path.name)["desc"]
             draws[f"{model}Tokens"] = functools.partial(draw_tokens, similarity, embedding["TokenRows"])
     for word, draw in draws.items():
         write_figure(build_figure_path(paths.out_dir, paths.stem, word, kind), draw)
@@ -164,7 +163,7 @@ def draw_connectivity(data: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def draw_coverage(data: Mapping[str, Any], paths: OutputPaths, parcels: Sequence[str]) -> Figure:
+def draw_coverage(data: Mapping[str, Any], paths: OutputPaths) -> Figure:
     """Draw the coverage of each parcel by network, absent parcels marked, under slices of the atlas if known."""
     slices = data["slices"]
     figure = start_figure(10, 4.1 if slices else 2.4)
@@ -183,9 +182,8 @@ def draw_coverage(data: Mapping[str, Any], paths: OutputPaths, parcels: Sequence
         )
         top.set_axis_off()
         add_colour_bar(shown, top, "coverage", ticks=(0, 0.5, 1))
-    coverage, present = read_coverage(paths)
-    order = [parcels.index(name) for name in data["parcels"]]
-    known, there = np.nan_to_num(coverage)[order], present[order]
+    coverage, there, _ = read_coverage(paths.coverage, data["parcels"])
+    known = np.nan_to_num(coverage)
     axes.stairs(np.where(there, known, 0), np.arange(known.size + 1) - 0.5, fill=True, color=BLUE)
     axes.plot(np.flatnonzero(~there), np.full((~there).sum(), 0.04), "x", color=ORANGE, markersize=5)
     axes.set_ylim(0, 1.02)

@@ -22,10 +22,9 @@ from bids_semantoks.outputs.group_words import (
     format_p,
     format_score,
 )
+from bids_semantoks.reports.charts import ScalingPanel, build_scaling
 from bids_semantoks.reports.figures_probes import draw_scaling
-from bids_semantoks.reports.group_phenotype import name_figure, show_bars
-from bids_semantoks.reports.group_report import Graphic, Section
-from bids_semantoks.reports.vector_charts import Bar, ScalingPanel, build_scaling
+from bids_semantoks.reports.group_report import Graphic, Section, build_bar, name_figure, show_bars
 
 _BLOCK_MODELS: Final = {"random": "random weights", "parcel_means": "parcel means"}
 
@@ -48,7 +47,6 @@ def build_audit_section(out_dir: Path) -> Section | None:
         short="Audit",
         # What could not be measured is the same for all encoders.
         sentences=[*dict.fromkeys(row.verdict for row in rows), f"What this cannot know: {' '.join(facts['Limits'])}"],
-        graphics=[],
         columns=["question", "model", "column", "measured by", "value", "chance", "participants"],
         lines=[
             [
@@ -79,10 +77,19 @@ def build_block_section(out_dir: Path) -> Section | None:
         sentences.append(f"Out: {'; '.join(facts['Out'])}.")
     graphics, lines = [], []
     for _, design in table.groupby("design", sort=False):
-        rows = list(design.itertuples())
-        sentences.append(_describe_design(rows[0]))
+        rows: list[Any] = list(design.itertuples())
+        first = rows[0]
+        whom = "other participants" if first.design == "across" else "other blocks of the same participant"
+        sentences.append(
+            f"Trained on {whom}, {first.model} (block in the first patch) reaches a balanced accuracy of "
+            f"{format_score(first)} in {first.n_participants} participants, "
+            f"{describe_p(first.p_value)} against chance ({format_number(first.chance)}); "
+            f"each fold holds out {first.folds}."
+        )
         graphics.append(_show_design(rows))
-        lines += [_build_block_line(row) for row in rows]
+        for row in rows:
+            scores = (format_score(row), format_p(row.p_value), format_difference(row), format_p(row.difference_p_holm))
+            lines.append([_name_block_model(row), row.design, *scores])
     return Section(
         anchor="blocks",
         title="Task blocks",
@@ -94,50 +101,25 @@ def build_block_section(out_dir: Path) -> Section | None:
     )
 
 
-def _describe_design(first: Any) -> str:
-    """Describe the score of the encoder, the first row, in one design."""
-    whom = "other participants" if first.design == "across" else "other blocks of the same participant"
-    return (
-        f"Trained on {whom}, {first.model} (block in the first patch) reaches a balanced accuracy of "
-        f"{format_score(first)} in {first.n_participants} participants, "
-        f"{describe_p(first.p_value)} against chance ({format_number(first.chance)}); "
-        f"each fold holds out {first.folds}."
-    )
-
-
 def _show_design(rows: Sequence[Any]) -> Graphic:
-    first = rows[0]
     bars = [
-        Bar(
-            name=_name_block_model(row),
-            value=row.value,
-            low=row.ci_low,
-            high=row.ci_high,
+        build_bar(
+            row,
+            _name_block_model(row),
             note=f"{format_number(row.value)}, {describe_p(row.p_value)}",
-            is_encoder=row is first,
+            is_encoder=row is rows[0],
         )
         for row in sorted(rows, key=lambda row: -row.value)
     ]
     return show_bars(
-        f"{first.design.title()} participants",
+        f"{rows[0].design.title()} participants",
         "Balanced accuracy, averaged over participants, on the same blocks and folds. Parcel means are from the same "
         "block.",
         bars,
         label="balanced accuracy",
-        chance=first.chance,
-        name=name_figure("blocks", first.design),
+        chance=rows[0].chance,
+        name=name_figure("blocks", rows[0].design),
     )
-
-
-def _build_block_line(row: Any) -> list[str]:
-    return [
-        _name_block_model(row),
-        row.design,
-        format_score(row),
-        format_p(row.p_value),
-        format_difference(row),
-        format_p(row.difference_p_holm),
-    ]
 
 
 def _name_block_model(row: Any) -> str:
@@ -217,20 +199,14 @@ def _list_scaling(table: DataFrame, fits: list[dict[str, Any]]) -> list[list[str
         for share in fit["Shares"]:
             key = [fit["Phenotype"], fit["Metric"], share["Participants"]]
             is_own = (table[["phenotype", "metric", "n_pretraining"]] == key).all(axis=1)
-            value = float(table["value"][is_own].to_numpy().mean())
+            value = format_number(float(table["value"][is_own].to_numpy().mean()))
             gain, low, high, first, last = (
                 _nan(share[name]) for name in ("Gain", "Low", "High", "LowOverSeeds", "HighOverSeeds")
             )
-            lines.append(
-                [
-                    f"{key[0]}, {METRIC_NAMES[key[1]]}",
-                    str(key[2]),
-                    str(share["Encoders"]),
-                    format_number(value),
-                    f"{_sign(gain)} [{_sign(low)}, {_sign(high)}]",
-                    "" if math.isnan(first) else f"[{_sign(first)}, {_sign(last)}]",
-                ]
-            )
+            over_people = f"{_sign(gain)} [{_sign(low)}, {_sign(high)}]"
+            over_seeds = "" if math.isnan(first) else f"[{_sign(first)}, {_sign(last)}]"
+            name = f"{key[0]}, {METRIC_NAMES[key[1]]}"
+            lines.append([name, str(key[2]), str(share["Encoders"]), value, over_people, over_seeds])
     return lines
 
 
@@ -245,52 +221,28 @@ def _nan(value: float | None) -> float:
 
 def build_added(stored: ProbeTables, encoder: Any) -> Section | None:
     """Tabulate what encoders add to connectivity and covariates; None if there is neither."""
-    rows = stored.find_scores(encoder.phenotype, "added")
-    if not rows:
+    if not (rows := stored.find_scores(encoder.phenotype, "added")):
         return None
     alone = {row.model: row for row in stored.find_scores(encoder.phenotype, "baseline")}
-    label = METRIC_NAMES[encoder.metric]
+    label, sentences, lines = METRIC_NAMES[encoder.metric], [], []
+    for row in rows:
+        base = MODEL_NAMES.get(row.compared_with, row.compared_with)
+        own, added = row.model.removeprefix(f"{row.compared_with} + "), format_difference(row)
+        if not math.isnan(row.difference_p_holm):
+            sentences.append(
+                f"{own} adds {added} to {label} of {base} ({describe_p(row.difference_p_holm)} after Holm)."
+            )
+        if row.compared_with in alone:
+            scores = (format_score(row), format_score(alone[row.compared_with]))
+            lines.append([f"{base} + {own}", *scores, added, format_p(row.difference_p_holm)])
     return Section(
-        anchor="",
         title="Added value of the encoder",
-        short="",
         sentences=[
-            *describe_added(rows),
+            *sentences,
             "The predictions of both models are averaged and scored on the same folds: values as they are, classes as "
             "log odds in units of their standard deviation in the training part. The test is a corrected resampled t "
             "test.",
         ],
-        graphics=[],
         columns=["models", label, f"{label} without the encoder", "added", "p (Holm)"],
-        lines=[_build_line(row, alone[row.compared_with]) for row in rows if row.compared_with in alone],
+        lines=lines,
     )
-
-
-def describe_added(rows: Sequence[Any]) -> list[str]:
-    """Describe in one sentence each what encoders add to a baseline."""
-    return [
-        f"{name_parts(row).partition(' + ')[2]} adds {format_difference(row)} to {METRIC_NAMES[row.metric]} of "
-        f"{name_base(row)} ({describe_p(row.difference_p_holm)} after Holm)."
-        for row in rows
-        if not math.isnan(row.difference_p_holm)
-    ]
-
-
-def name_base(row: Any) -> str:
-    """Return the display name of a row's baseline."""
-    return str(MODEL_NAMES.get(row.compared_with, row.compared_with))
-
-
-def name_parts(row: Any) -> str:
-    """Return the display names of both models of a row: ``Pearson connectivity + RandomTiny``."""
-    return f"{name_base(row)} + {row.model.removeprefix(f'{row.compared_with} + ')}"
-
-
-def _build_line(row: Any, alone: Any) -> list[str]:
-    return [
-        name_parts(row),
-        format_score(row),
-        format_score(alone),
-        format_difference(row),
-        format_p(row.difference_p_holm),
-    ]

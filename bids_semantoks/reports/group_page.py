@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from pandas import DataFrame
 
 from bids_semantoks.config import AppConfig
 from bids_semantoks.files import read_json, read_rows
-from bids_semantoks.inputs.opening import find_roots
+from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.outputs.group_tables import ProbeTables, read_probes
 from bids_semantoks.outputs.group_words import (
     METRIC_NAMES,
@@ -27,14 +27,21 @@ from bids_semantoks.outputs.group_words import (
 )
 from bids_semantoks.quality.cohort import CallFacts, read_excluded
 from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.reports.charts import Bar, Colouring, Column, build_map, build_pair, name_people
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.figures_probes import draw_map, draw_pair
 from bids_semantoks.reports.group_extras import build_audit_section, build_block_section, build_scaling_section
-from bids_semantoks.reports.group_phenotype import build_part, name_figure, show_bars
-from bids_semantoks.reports.group_report import Graphic, GroupPage, Section, read_training_picture, write_group_page
+from bids_semantoks.reports.group_phenotype import build_part
+from bids_semantoks.reports.group_report import (
+    Graphic,
+    GroupPage,
+    Section,
+    name_figure,
+    read_training_picture,
+    show_bars,
+    write_group_page,
+)
 from bids_semantoks.reports.predictor_section import build_predictor_section
-from bids_semantoks.reports.scatter_charts import Colouring, build_map, name_people
-from bids_semantoks.reports.vector_charts import Bar, Column, build_pair
 
 #: Tables that need no probes, and their sections.
 _ALONE: Final = {
@@ -53,42 +60,39 @@ def redraw_group_page(config: AppConfig) -> int:
     left_out = find_excluded(out_dir, config.selection) or read_excluded(out_dir)
     rows = report_cohort(out_dir, CallFacts(roots=find_roots(config.bids_dir), left_out=left_out))
     if not rows or any((out_dir / f"{name}.json").is_file() for name in ("group_probe", *_ALONE)):
-        draw_stored_page(config)
+        draw_group_page(config)
         return 1 + bool(rows)
     return 1
 
 
-def draw_stored_page(config: AppConfig) -> Path:
-    """Write ``OUT_DIR/group.html`` from the tables there, also where no phenotype was probed: then it has an audit and
-    blocks alone. InputError if there is none of these."""
-    out_dir = config.out_dir
-    found = {name: path for name in _ALONE if (path := out_dir / f"{name}.json").is_file()}
-    if (out_dir / "group_probe.json").is_file() or not found:
-        return draw_group_page(config, read_probes(out_dir))
-    encoder = read_json(next(iter(found.values())))["Facts"]["Encoder"]
-    sections = [build(out_dir) for name, build in _ALONE.items() if name in found]
-    page = GroupPage(
-        title=encoder["Name"],
-        overview=[("encoder", encoder["Description"]), *describe_left_out(out_dir, encoder["Name"])],
-        pretraining="",
-        warns=False,
-        phenotypes=[],
-        sections=[section for section in sections if section is not None],
-        warnings=[],
-    )
-    return write_group_page(out_dir, lambda: page, figures=config.running.figures)
-
-
-def draw_group_page(config: AppConfig, stored: ProbeTables) -> Path:
-    """Write ``OUT_DIR/group.html`` from the tables of probes, and those of blocks and scaling in the output dataset;
-    with --figures also the publication figures."""
+def draw_group_page(config: AppConfig, stored: ProbeTables | None = None) -> Path:
+    """Write ``OUT_DIR/group.html``, with --figures also the publication figures, from the tables of probes (`stored`,
+    or those in the output dataset) and of what goes with them, or from the latter alone: audit, blocks, predictor.
+    InputError if there is none of these."""
     out_dir, figures = config.out_dir, config.running.figures
-    return write_group_page(out_dir, lambda: build_group_page(stored, out_dir), figures=figures)
+    found = [path for name in _ALONE if (path := out_dir / f"{name}.json").is_file()]
+    if stored is None and found and not (out_dir / "group_probe.json").is_file():
+        encoder = read_json(found[0])["Facts"]["Encoder"]
+        overview = [("encoder", encoder["Description"]), *describe_left_out(out_dir, encoder["Name"])]
+        sections = [section for build in _ALONE.values() if (section := build(out_dir))]
+        page = GroupPage(title=encoder["Name"], overview=overview, sections=sections)
+        return write_group_page(out_dir, lambda: page, figures=figures)
+    tables = stored or read_probes(out_dir)
+    return write_group_page(out_dir, lambda: build_group_page(tables, out_dir), figures=figures)
 
 
 def build_group_page(stored: ProbeTables, out_dir: Path) -> GroupPage:
-    """Build the group report."""
-    sections = [build(stored, out_dir) for build in SECTIONS]
+    """Build the group report from tables of probes, and those of the rest in the output dataset."""
+    sections = [
+        build_leakage_section(stored),
+        build_retest_section(stored),
+        build_audit_section(out_dir),
+        build_block_section(out_dir),
+        build_scaling_section(out_dir),
+        build_predictor_section(out_dir),
+        build_map_section(stored),
+        build_training_section(stored, out_dir),
+    ]
     encoders = stored.scores[stored.scores["role"] == "encoder"]
     return GroupPage(
         title=stored.model,
@@ -96,8 +100,8 @@ def build_group_page(stored: ProbeTables, out_dir: Path) -> GroupPage:
         pretraining=stored.facts["Pretraining"],
         warns=bool((encoders["n_pretrained"].fillna(1) != 0).any()),
         phenotypes=[build_part(stored, name) for name in stored.phenotypes],
-        sections=[section for section in sections if section is not None],
-        warnings=list(stored.facts["Warnings"]),
+        sections=[section for section in sections if section],
+        warnings=stored.facts["Warnings"],
     )
 
 
@@ -117,7 +121,7 @@ def describe_left_out(out_dir: Path, model: str) -> list[tuple[str, str]]:
     return [("excluded runs", f"{reasons}; see the status of all runs")]
 
 
-def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
+def build_leakage_section(stored: ProbeTables) -> Section:
     """Describe how well motion and site can be predicted from the embeddings, or why this is unknown."""
     scores = stored.scores
     rows: list[Any] = list(scores[(scores["role"] == "leakage") & scores["metric"].isin(["r", "auroc"])].itertuples())
@@ -133,43 +137,28 @@ def build_leakage_section(stored: ProbeTables, _: Path) -> Section:
         )
         # Both metrics are rescaled to 0 (chance) to 1 (perfect) to share one axis.
         factor, shift = (2, -1) if row.metric == "auroc" else (1, 0)
-        bars.append(
-            Bar(
-                name=_name_bar(row),
-                value=factor * row.value + shift,
-                low=factor * row.ci_low + shift,
-                high=factor * row.ci_high + shift,
-                note=f"{METRIC_NAMES[row.metric]} {format_number(row.value)}",
-                is_encoder=not (removed or harmonised),
-            )
-        )
+        value, low, high = (factor * one + shift for one in (row.value, row.ci_low, row.ci_high))
+        changes = [*(["harmonised"] if harmonised else []), *(["covariates removed"] if removed else [])]
+        name = f"{row.phenotype} ({', '.join(changes)})" if changes else str(row.phenotype)
+        note = f"{METRIC_NAMES[row.metric]} {format_number(row.value)}"
+        bars.append(Bar(name=name, value=value, low=low, high=high, note=note, is_encoder=not changes))
     sentences += _compare_sites(scores)
     if not any(row.phenotype == "mean_fd" for row in rows):
         sentences.append("Motion was not predicted: framewise displacement is missing or constant in the sidecars.")
     if all(row.phenotype == "mean_fd" for row in rows):
         sentences.append("Site was not predicted: no column has two sites with at least five participants each.")
-    section = Section(
-        anchor="leakage", title="Leakage of motion and site", short="Leakage", sentences=sentences, graphics=[]
-    )
-    if not bars:
-        return section
-    graphic = show_bars(
-        "Leakage",
+    caption = (
         "How well motion and site can be predicted from the embeddings, from 0 (chance) to 1 (perfect): r for motion, "
-        "2 AUROC - 1 for site. A phenotype that correlates with them can be predicted through them.",
-        bars,
-        label="predictability",
-        chance=0.0,
-        name="leakage",
+        "2 AUROC - 1 for site. A phenotype that correlates with them can be predicted through them."
     )
-    return dataclasses.replace(section, graphics=[graphic])
-
-
-def _name_bar(row: Any) -> str:
-    changes = [
-        name for name, changed in (("harmonised", row.harmonized), ("covariates removed", row.covariates)) if changed
-    ]
-    return f"{row.phenotype} ({', '.join(changes)})" if changes else str(row.phenotype)
+    how: dict[str, Any] = {"label": "predictability", "chance": 0.0, "name": "leakage"}
+    return Section(
+        anchor="leakage",
+        title="Leakage of motion and site",
+        short="Leakage",
+        sentences=sentences,
+        graphics=[show_bars("Leakage", caption, bars, **how)] if bars else [],
+    )
 
 
 def _compare_sites(scores: DataFrame) -> list[str]:
@@ -177,51 +166,43 @@ def _compare_sites(scores: DataFrame) -> list[str]:
     own = scores[(scores["role"] == "leakage") & (scores["metric"] == "balanced_accuracy")]
     rows: list[Any] = list(own[own["covariates"] == ""].itertuples())
     before = {row.phenotype: row for row in rows if not row.harmonized}
-    after = {row.phenotype: row for row in rows if row.harmonized}
+    below = " Below chance means that no information is left, not that sites are recognised."
     return [
-        f"A classifier of {name} has an out-of-fold balanced accuracy of {format_score(before[name])} before and "
-        f"{format_score(row)} after harmonisation by {row.harmonized} (chance: {format_number(row.chance)})."
-        + (
-            " Below chance means that no information is left, not that sites are recognised."
-            if row.value < row.chance
-            else ""
-        )
-        for name, row in after.items()
-        if name in before
+        f"A classifier of {row.phenotype} has an out-of-fold balanced accuracy of "
+        f"{format_score(before[row.phenotype])} before and {format_score(row)} after harmonisation by {row.harmonized} "
+        f"(chance: {format_number(row.chance)})."
+        f"{below if row.value < row.chance else ''}"
+        for row in rows
+        if row.harmonized and row.phenotype in before
     ]
 
 
-def build_map_section(stored: ProbeTables, _: Path) -> Section | None:
-    """Show the embedding in two dimensions; None if there are no points."""
+def build_map_section(stored: ProbeTables) -> Section | None:
+    """Show the embedding in two dimensions; None if there are no points, or nothing to colour them by."""
     table, axes = stored.points, ["axis1", "axis2"]
-    if table.empty:
-        return None
     columns = table.drop(columns=["participant_id", "session_id", *axes])
     colourings = choose_colourings([build_colouring(str(name), columns[name]) for name in columns])
-    has_sessions = bool((table["session_id"] != "").any())
-    what = "session of a participant" if has_sessions else "participant"
-    caption = (
-        f"Mean embedding of each {what} on the first two principal components (scaled dimensions). Variables whose "
-        "colours separate dominate the embeddings; site and motion should not."
-    )
-    if not colourings:
+    if table.empty or not colourings:
         return None
-    points = table[axes].to_numpy()
-    people = name_people(table["participant_id"], table["session_id"])
+    has_sessions = bool((table["session_id"] != "").any())
+    points, people = table[axes].to_numpy(), name_people(table["participant_id"], table["session_id"])
     n_charts = 1 + len(stored.phenotypes)
     chart = build_map(points, people, shares=stored.shares, colourings=colourings, n_charts=n_charts)
+    caption = (
+        f"Mean embedding of each {'session of a participant' if has_sessions else 'participant'} on the first two "
+        "principal components (scaled dimensions). Variables whose colours separate dominate the embeddings; site and "
+        f"motion should not. {chart.note}"
+    )
     graphic = Graphic(
         title="Sessions" if has_sessions else "Participants",
-        caption=f"{caption} {chart.note}".strip(),
+        caption=caption.strip(),
         body=chart.picture,
         data=chart.data,
         size="map",
         name="map",
         draw=lambda: draw_map(points, stored.shares, colourings),
     )
-    return Section(
-        anchor="map", title="The embedding in two dimensions", short="Embedding", sentences=[], graphics=[graphic]
-    )
+    return Section(anchor="map", title="The embedding in two dimensions", short="Embedding", graphics=[graphic])
 
 
 def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
@@ -250,10 +231,8 @@ def build_colouring(name: str, cells: Iterable[str]) -> Colouring:
     return Colouring(name=name, labels=tuple(labels), numbers=numbers if is_quantity else None)
 
 
-def build_retest_section(stored: ProbeTables, _: Path) -> Section | None:
+def build_retest_section(stored: ProbeTables) -> Section | None:
     """Describe test-retest reliability; None if no participant was scanned twice."""
-    if stored.retest.empty:
-        return None
     sentences, graphics = [], []
     for between, table in stored.retest.groupby("between", sort=False):
         rows: list[Any] = list(table.itertuples())
@@ -270,10 +249,10 @@ def build_retest_section(stored: ProbeTables, _: Path) -> Section | None:
             f"correlation of its dimensions is {format_number(own.icc_median)} ({others})."
         )
         graphics.append(_show_retest(rows, str(between), stored.model))
-    return Section(
-        anchor="retest", title="Test-retest reliability", short="Test-retest", sentences=sentences,
-        graphics=graphics,
-    )  # fmt: skip
+    if not sentences:
+        return None
+    title, short = "Test-retest reliability", "Test-retest"
+    return Section(anchor="retest", title=title, short=short, sentences=sentences, graphics=graphics)
 
 
 def _show_retest(rows: Sequence[Any], between: str, encoder: str) -> Graphic:
@@ -305,22 +284,6 @@ def _show_retest(rows: Sequence[Any], between: str, encoder: str) -> Graphic:
 def build_training_section(stored: ProbeTables, out_dir: Path) -> Section | None:
     """Show the pretraining curves of an encoder trained here; None if there is no figure."""
     source = Path(stored.facts["Encoder"].get("Source", ""))
-    found = [read_training_picture(place) for place in (source, out_dir / "encoders" / source.name)]
-    graphics = [one for one in found[: 1 if found[0] else 2] if one is not None]
-    if not graphics:
-        return None
-    return Section(anchor="training", title="Pretraining", short="Pretraining", sentences=[], graphics=graphics)
-
-
-#: Sections after the phenotypes, in this order, each built from files in the output dataset; those that return None
-#: are omitted.
-SECTIONS: tuple[Callable[[ProbeTables, Path], Section | None], ...] = (
-    build_leakage_section,
-    build_retest_section,
-    lambda _, out_dir: build_audit_section(out_dir),
-    lambda _, out_dir: build_block_section(out_dir),
-    lambda _, out_dir: build_scaling_section(out_dir),
-    lambda _, out_dir: build_predictor_section(out_dir),
-    build_map_section,
-    build_training_section,
-)
+    found = (read_training_picture(place) for place in (source, out_dir / "encoders" / source.name))
+    graphic = next((one for one in found if one), None)
+    return Section(anchor="training", title="Pretraining", short="Pretraining", graphics=[graphic]) if graphic else None

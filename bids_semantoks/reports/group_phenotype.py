@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -27,11 +25,17 @@ from bids_semantoks.outputs.group_words import (
     show_model,
 )
 from bids_semantoks.records import Floats
-from bids_semantoks.reports.figures_probes import draw_classes, draw_models, draw_pair, draw_values
+from bids_semantoks.reports.charts import (
+    Column,
+    build_calibration,
+    build_pair,
+    build_predictions,
+    build_roc,
+    name_people,
+)
+from bids_semantoks.reports.figures_probes import draw_classes, draw_pair, draw_values
 from bids_semantoks.reports.group_extras import build_added
-from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section
-from bids_semantoks.reports.scatter_charts import build_predictions, name_people
-from bids_semantoks.reports.vector_charts import Bar, Column, build_calibration, build_models, build_pair, build_roc
+from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section, build_bar, name_figure, show_bars
 from bids_semantoks.statistics.metrics import name_main_metric
 from bids_semantoks.statistics.significance import SIGNIFICANT
 
@@ -57,9 +61,12 @@ def build_part(stored: ProbeTables, phenotype: str) -> PhenotypePart:
     # Pooled correlation is below chance on noise, so it is only in the table, whose sidecar explains it.
     others = [metric for metric in others if metric not in (encoder.metric, "r_pooled")]
     strata = _select(stored.strata, phenotype=phenotype)
-    divisions = dict.fromkeys(row.by for row in strata if row.metric != CONFOUNDER_SHARE)
+    divisions: dict[str, list[Any]] = {}
+    for row in strata:
+        if row.metric != CONFOUNDER_SHARE:
+            divisions.setdefault(row.by, []).append(row)
     details = [build_added(stored, encoder), _build_confounders(strata), _build_importance(stored, encoder)]
-    details += [_build_strata(stored, phenotype, by) for by in divisions]
+    details += [_build_strata(stored, encoder, by, own) for by, own in divisions.items()]
     header = ["model", METRIC_NAMES[encoder.metric], "permutation test", "verdict", "encoder minus this", "p (Holm)"]
     facts = stored.facts["Phenotypes"][phenotype]
     return PhenotypePart(
@@ -130,31 +137,10 @@ def describe_result(rows: Sequence[Any]) -> str:
     return text
 
 
-def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str) -> Graphic:
-    """Show scores with their intervals; `name` is that of the publication figure."""
-    return Graphic(
-        title=title,
-        caption=caption,
-        body=build_models(bars, label=label, chance=chance),
-        name=name,
-        draw=lambda: draw_models(bars, label=label, chance=chance),
-    )
-
-
-def name_figure(*words: str) -> str:
-    """Name a publication figure: letters and digits of words, joined by hyphens."""
-    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)))
-
-
 def _show_models(ordered: Sequence[Any]) -> Graphic:
     bars = [
-        Bar(
-            name=show_model(row.model),
-            value=row.value,
-            low=row.ci_low,
-            high=row.ci_high,
-            note=format_number(row.value),
-            is_encoder=row.role != "baseline" and row.compared_with not in MODEL_NAMES,
+        build_bar(
+            row, show_model(row.model), is_encoder=row.role != "baseline" and row.compared_with not in MODEL_NAMES
         )
         for row in ordered
     ]
@@ -193,39 +179,30 @@ def _show_predictions(stored: ProbeTables, phenotype: str) -> list[Graphic]:
 
 def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
     """Show the confusion matrix with the publication figure, the ROC curve of two classes, and the calibration."""
-    classes, counts = facts["Classes"], np.array(facts["Confusion"])
-    roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if len(classes) == 2 else None
-    found = [
-        Graphic(
-            title="Confusion matrix",
-            caption="Out of fold: shares of each true class (the mean of the diagonal is the balanced accuracy) "
-            "and numbers in brackets, averaged over repetitions.",
-            body=_tabulate_confusion(counts, classes),
-            name=name_figure(phenotype, "predictions"),
-            draw=lambda: draw_classes(counts, classes, roc),
-        )
-    ]
-    if roc is not None:
-        found.append(
-            Graphic(
-                title="ROC curve",
-                caption="Only pairs within a test fold are compared, so that the area is the AUROC.",
-                body=build_roc(*roc, classes[1]),
-                size="small",
-            )
-        )
-    own = facts["Calibration"]
-    name = classes[1] if len(classes) == 2 else "the most probable class"
-    found.append(
-        Graphic(
-            title="Calibration",
-            caption="Observed share by predicted probability, in ten bins of equal size. The dashed line is perfect "
-            "calibration.",
-            body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
-            size="small",
-        )
+    classes, counts, own = facts["Classes"], np.array(facts["Confusion"]), facts["Calibration"]
+    is_binary = len(classes) == 2
+    roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if is_binary else None
+    confusion = Graphic(
+        title="Confusion matrix",
+        caption="Out of fold: shares of each true class (the mean of the diagonal is the balanced accuracy) and "
+        "numbers in brackets, averaged over repetitions.",
+        body=_tabulate_confusion(counts, classes),
+        name=name_figure(phenotype, "predictions"),
+        draw=lambda: draw_classes(counts, classes, roc),
     )
-    return found
+    name = classes[1] if is_binary else "the most probable class"
+    calibration = Graphic(
+        title="Calibration",
+        caption="Observed share by predicted probability, in ten bins of equal size. The dashed line is perfect "
+        "calibration.",
+        body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
+        size="small",
+    )
+    if roc is None:
+        return [confusion, calibration]
+    caption = "Only pairs within a test fold are compared, so that the area is the AUROC."
+    curve = Graphic(title="ROC curve", caption=caption, body=build_roc(*roc, classes[1]), size="small")
+    return [confusion, curve, calibration]
 
 
 def _tabulate_confusion(counts: Floats, classes: Sequence[str]) -> Markup:
@@ -234,16 +211,15 @@ def _tabulate_confusion(counts: Floats, classes: Sequence[str]) -> Markup:
     cell = Markup('<td class="shade{}">{:.0%}<span> ({:.0f})</span></td>')
     lines = [
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-            name, Markup("").join(cell.format(round(10 * s), s, n) for s, n in zip(row, own, strict=True))
+            name, Markup().join(cell.format(round(10 * s), s, n) for s, n in zip(row, own, strict=True))
         )
         for name, row, own in zip(classes, shares.tolist(), counts.tolist(), strict=True)
     ]
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in classes)
-    table = Markup(
+    head = Markup().join(Markup('<th scope="col">{}</th>').format(name) for name in classes)
+    return Markup(
         '<table class="confusion"><thead><tr><th scope="col">true, predicted</th>{}</tr></thead>'
         "<tbody>{}</tbody></table>"
-    )
-    return table.format(head, Markup("").join(lines))
+    ).format(head, Markup().join(lines))
 
 
 def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
@@ -280,7 +256,7 @@ def _build_importance(stored: ProbeTables, encoder: Any) -> Section | None:
         name=name_figure(encoder.phenotype, "networks"),
         draw=lambda: draw_pair(networks, columns),
     )
-    return Section(anchor="", title="By network", short="", sentences=[], graphics=[graphic])
+    return Section(title="By network", graphics=[graphic])
 
 
 def _build_confounders(strata: Sequence[Any]) -> Section | None:
@@ -288,20 +264,19 @@ def _build_confounders(strata: Sequence[Any]) -> Section | None:
     rows = [row for row in strata if row.metric == CONFOUNDER_SHARE]
     if not rows:
         return None
-    sentences = [describe_confounder(row) for row in rows]
-    sentences.append(
-        "The partial confounder test permutes a confounder while it keeps its relation to the phenotype. Shares that "
-        "are not larger than expected are no proof of independence."
-    )
-    lines = [
-        [row.by, f"{row.value:.1%}", f"{row.expected:.1%}", format_p(row.p_value), str(row.n_participants)]
-        for row in rows
-    ]
-    columns = ["confounder", "share of the predictions' variance", "expected", "p", "participants"]
     return Section(
-        anchor="", title="Do predictions ride on confounders?", short="", sentences=sentences, graphics=[],
-        columns=columns, lines=lines,
-    )  # fmt: skip
+        title="Do predictions ride on confounders?",
+        sentences=[
+            *map(describe_confounder, rows),
+            "The partial confounder test permutes a confounder while it keeps its relation to the phenotype. Shares "
+            "that are not larger than expected are no proof of independence.",
+        ],
+        columns=["confounder", "share of the predictions' variance", "expected", "p", "participants"],
+        lines=[
+            [row.by, f"{row.value:.1%}", f"{row.expected:.1%}", format_p(row.p_value), str(row.n_participants)]
+            for row in rows
+        ],
+    )
 
 
 def describe_confounder(row: Any) -> str:
@@ -313,38 +288,22 @@ def describe_confounder(row: Any) -> str:
     return f"Predictions of {row.phenotype} were not found to ride on {name}: {found}."
 
 
-def _build_strata(stored: ProbeTables, phenotype: str, by: str) -> Section:
-    rows = [row for row in _select(stored.strata, phenotype=phenotype, by=by) if row.metric != CONFOUNDER_SHARE]
-    name = by.replace("_", " ")
-    encoder = stored.find_scores(phenotype, "encoder")[0]
-    label = METRIC_NAMES[name_main_metric(is_class=encoder.kind == "classification")]
-    bars = [
-        Bar(
-            name=f"{row.level} ({row.n_participants})",
-            value=row.value,
-            low=row.ci_low,
-            high=row.ci_high,
-            note=format_number(row.value),
-            is_encoder=True,
-        )
-        for row in rows
-        if not math.isnan(row.value)
-    ]
-    unknown = [f"{row.level} ({row.n_participants})" for row in rows if math.isnan(row.value)]
+def _build_strata(stored: ProbeTables, encoder: Any, by: str, rows: Sequence[Any]) -> Section:
+    """Show the scores of the encoder within the subgroups of a column, `rows`."""
+    name, is_class = by.replace("_", " "), encoder.kind == "classification"
+    named = [(f"{row.level} ({row.n_participants})", row) for row in rows]
+    bars = [build_bar(row, shown) for shown, row in named if not math.isnan(row.value)]
+    unknown = [shown for shown, row in named if math.isnan(row.value)]
     more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
-    listed = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
-    few = "fewer than ten participants" + (" of a class" if encoder.kind == "classification" else "")
-    sentences = [f"Not scored ({few}): {listed}."] if unknown else []
-    section = Section(anchor="", title=f"By {name}", short="", sentences=sentences, graphics=[])
-    if not bars:
-        return section
-    graphic = show_bars(
-        f"{stored.model} within each {name}",
+    few = "fewer than ten participants" + (" of a class" if is_class else "")
+    caption = (
         "Numbers of test participants are in brackets; only pairs within a test fold and subgroup are compared, so "
-        f"that differences between subgroups do not contribute. Overall: {format_score(encoder)}.",
-        bars,
-        label=label,
-        chance=encoder.chance,
-        name=name_figure(phenotype, "by", by),
+        f"that differences between subgroups do not contribute. Overall: {format_score(encoder)}."
     )
-    return dataclasses.replace(section, graphics=[graphic])
+    label = METRIC_NAMES[name_main_metric(is_class=is_class)]
+    how: dict[str, Any] = {"label": label, "chance": encoder.chance, "name": name_figure(encoder.phenotype, "by", by)}
+    return Section(
+        title=f"By {name}",
+        sentences=[f"Not scored ({few}): {', '.join(unknown[:_MOST_LISTED])}{more}."] if unknown else [],
+        graphics=[show_bars(f"{stored.model} within each {name}", caption, bars, **how)] if bars else [],
+    )

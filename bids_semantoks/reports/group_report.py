@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup
 
+from bids_semantoks.outputs.group_words import format_number
 from bids_semantoks.outputs.methods import read_methods
+from bids_semantoks.reports.charts import Bar, build_models
 from bids_semantoks.reports.figures import embed_svg, write_figure
+from bids_semantoks.reports.figures_probes import draw_models
 from bids_semantoks.reports.pages import fill_template, write_page
 from bids_semantoks.version import __version__
 
@@ -49,15 +53,15 @@ class Graphic:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A section of the report."""
+    """A section of the report; one about a phenotype has neither anchor nor short title."""
 
-    anchor: str  # link target, unique on the page; letters and hyphens
     title: str
-    short: str  # label in the navigation
-    sentences: list[str]
-    graphics: list[Graphic]
-    columns: list[str] = field(default_factory=list)  # header of its table; empty for none
-    lines: list[list[str]] = field(default_factory=list)
+    anchor: str = ""  # link target, unique on the page; letters and hyphens
+    short: str = ""  # label in the navigation
+    sentences: Sequence[str] = ()
+    graphics: Sequence[Graphic] = ()
+    columns: Sequence[str] = ()  # header of its table; empty for none
+    lines: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,12 +70,12 @@ class PhenotypePart:
 
     name: str
     lead: str  # result in a few sentences
-    facts: list[tuple[str, str]]  # (name, value): sample, splits, covariates
-    graphics: list[Graphic]
-    columns: list[str]
-    lines: list[list[str]]  # cells, one row per model
-    people: tuple[list[str], list[list[str]]]  # header and rows of the table of used and excluded participants
-    details: list[Section]  # by network, and within subgroups
+    facts: Sequence[tuple[str, str]]  # (name, value): sample, splits, covariates
+    graphics: Sequence[Graphic]
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]  # cells, one row per model
+    people: tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows of who was used and excluded
+    details: Sequence[Section]  # by network, and within subgroups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,12 +83,12 @@ class GroupPage:
     """Content of the group report."""
 
     title: str  # encoder label
-    overview: list[tuple[str, str]]  # (name, value) pairs
-    pretraining: str  # overlap between pretraining and probing participants
-    warns: bool  # show `pretraining` as a warning
-    phenotypes: list[PhenotypePart]  # in the order requested
-    sections: list[Section]  # everything beyond single phenotypes
-    warnings: list[str]
+    overview: Sequence[tuple[str, str]]  # (name, value) pairs
+    sections: Sequence[Section]  # everything beyond single phenotypes
+    pretraining: str = ""  # overlap between pretraining and probing participants
+    warns: bool = False  # show `pretraining` as a warning
+    phenotypes: Sequence[PhenotypePart] = ()  # in the order requested
+    warnings: Sequence[str] = ()
 
     @property
     def has_scatter(self) -> bool:
@@ -101,11 +105,26 @@ class GroupPage:
             yield from section.graphics
 
 
-def write_group_figures(out_dir: Path, page: GroupPage, kind: str) -> None:
-    """Write the publication figures of the page, ``OUT_DIR/figures/group_<name>.<kind>``; `kind` is svg or png."""
-    for one in page.iterate_graphics():
-        if one.draw is not None:
-            write_figure(out_dir / "figures" / f"group_{one.name}.{kind}", one.draw)
+def build_bar(row: Any, name: str, *, note: str = "", is_encoder: bool = True) -> Bar:
+    """Build the bar of a row of scores; its note is the score unless another is given."""
+    note = note or format_number(row.value)
+    return Bar(name=name, value=row.value, low=row.ci_low, high=row.ci_high, note=note, is_encoder=is_encoder)
+
+
+def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str) -> Graphic:
+    """Show scores with their intervals; `name` is that of the publication figure."""
+    return Graphic(
+        title=title,
+        caption=caption,
+        body=build_models(bars, label=label, chance=chance),
+        name=name,
+        draw=lambda: draw_models(bars, label=label, chance=chance),
+    )
+
+
+def name_figure(*words: str) -> str:
+    """Name a publication figure: letters and digits of words, joined by hyphens."""
+    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)))
 
 
 def read_training_picture(directory: Path) -> Graphic | None:
@@ -123,25 +142,17 @@ def read_training_picture(directory: Path) -> Graphic | None:
 
 
 def write_group_page(out_dir: Path, build: Callable[[], GroupPage], *, figures: str | None = None) -> Path:
-    """Build and write ``group.html``, and with `figures` (svg or png) the publication figures; return the path of the
-    page. On any error, log a warning, as the results are already on disk."""
+    """Build and write ``group.html``, and with `figures` (svg or png) the publication figures,
+    ``OUT_DIR/figures/group_<name>.<kind>``; return the path of the page. On any error, log a warning."""
     path = out_dir / "group.html"
-    tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
 
     def render() -> str:
-        """Draw publication figures, if requested, and fill the template."""
         page = build()
-        if figures is not None:
-            write_group_figures(out_dir, page, figures)
-        return render_page(page, methods=read_methods(out_dir), tables=tables)
+        for one in page.iterate_graphics() if figures else ():
+            if one.draw is not None:
+                write_figure(out_dir / "figures" / f"group_{one.name}.{figures}", one.draw)
+        tables = {name: text for name, text in TABLES.items() if (out_dir / f"{name}.tsv").is_file()}
+        return fill_template("group", page=page, version=__version__, methods=read_methods(out_dir), tables=tables)
 
     write_page(path, render)
     return path
-
-
-def render_page(page: GroupPage, *, methods: Markup, tables: Mapping[str, str] = TABLES) -> str:
-    """Render the group report as self-contained HTML.
-
-    `methods` is an HTML fragment; `tables` maps the stem of each table next to the page to its link text.
-    """
-    return fill_template("group", page=page, version=__version__, methods=methods, tables=tables)

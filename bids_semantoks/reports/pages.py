@@ -17,6 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup, escape
+
 from bids_semantoks.disk import is_full
 from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import write_text
@@ -24,7 +26,6 @@ from bids_semantoks.outputs.methods import load_template
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
-    from markupsafe import Markup
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -41,25 +42,17 @@ class Assets:
     scripts: Markup  # elements for the end of the body, after the data
 
 
-def read_asset(name: str) -> str:
-    """Read a file of ``reports/assets``."""
-    return files("bids_semantoks.reports").joinpath("assets", name).read_text(encoding="utf-8").strip()
-
-
 @functools.cache
 def load_assets(*names: str) -> Assets:
     """Load ``.css`` and ``.js`` files of ``reports/assets``, inlined in order, with the policy that allows them."""
-    from markupsafe import Markup  # noqa: PLC0415 - comes with Jinja, which only pages need
-
     elements: dict[str, list[str]] = {"style": [], "script": []}
-    hashes: dict[str, list[str]] = {"style": [], "script": []}
+    hashes: dict[str, str] = {"style": "", "script": ""}
     for name in names:
         kind = "style" if name.endswith(".css") else "script"
-        text = read_asset(name)
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        text = files("bids_semantoks.reports").joinpath("assets", name).read_text(encoding="utf-8").strip()
         elements[kind].append(f"<{kind}>{text}</{kind}>")
-        hashes[kind].append(f" 'sha256-{digest}'")
-    allowed = "".join(f"; {kind}-src{''.join(found)}" for kind, found in hashes.items() if found)
+        hashes[kind] += f" 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    allowed = "".join(f"; {kind}-src{found}" for kind, found in hashes.items() if found)
     return Assets(
         policy=f"default-src 'none'; img-src data:{allowed}; base-uri 'none'; form-action 'none'",
         styles=Markup("\n".join(elements["style"])),
@@ -72,25 +65,28 @@ def embed_json(name: str, value: Any) -> Markup:
 
     Raises ValueError for NaN, which JSON lacks: write None.
     """
-    from markupsafe import Markup, escape  # noqa: PLC0415 - as above
-
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     safe = replace_hidden(text).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return Markup(f'<script type="application/json" id="{escape(name)}">{safe}</script>')
 
 
-def write_page(path: Path, build: Callable[[], str]) -> bool:
-    """Build and write a page; on any error but a full disk, log a warning and return False."""
+def attempt(write: Callable[[], object], path: Path, verb: str) -> bool:
+    """Write `path` by a function; on any error but a full disk, log a warning (could not `verb`) and return False:
+    results are already on disk, and a report must never turn success into failure."""
     try:
-        write_text(path, build(), only_if_changed=True)
+        write()
     except Exception as error:
         if is_full(error):
             raise
-        # Results are already on disk; a report must never turn success into failure.
         LOGGER.debug("Writing %s", path, exc_info=True)
-        LOGGER.warning("Could not write report %s: %s: %s", path.name, type(error).__name__, error)
+        LOGGER.warning("Could not %s %s: %s: %s", verb, path.name, type(error).__name__, error)
         return False
     return True
+
+
+def write_page(path: Path, build: Callable[[], str]) -> bool:
+    """Build and write a page; return whether it could be."""
+    return attempt(lambda: write_text(path, build(), only_if_changed=True), path, "write report")
 
 
 def read_template(name: str) -> str:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]  # (rows, columns): 0 where missing, which is transparent, else 1 to the number of colours
 
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Palette:
@@ -30,6 +28,10 @@ class Palette:
         scaled = (np.nan_to_num(values, nan=self.low) - self.low) / (self.high - self.low)
         indices = np.clip((scaled * n).astype(np.int64), 0, n - 1) + 1
         return np.where(np.isnan(values), 0, indices).astype(np.uint8)
+
+    def draw(self, values: NDArray[np.floating[Any]]) -> str:
+        """Draw values as an image, in base64."""
+        return to_base64(self.quantise(values), self.colours)
 
     def restore(self, image: Image) -> NDArray[np.float64]:
         """Return the middle of each colour's range; NaN where missing."""
@@ -64,29 +66,34 @@ ABSENT: Final = len(CIVIDIS_COLOURS) + 1
 ABSENT_COLOUR: Final = "d55e00"
 
 
-def encode_png(image: Image, colours: tuple[str, ...]) -> bytes:
-    """Write an image whose values are positions in `colours`, from 1; 0 is transparent. At most 255 colours."""
+def to_base64(image: Image, colours: tuple[str, ...]) -> str:
+    """Write an image whose values are positions in `colours`, from 1, at most 255, and 0 where it is transparent, as
+    the rest of a ``data:image/png;base64,`` address."""
     depth = 4 if len(colours) < 16 else 8
     rows: Image = np.ascontiguousarray(image)
     if depth == 4:
         even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
         rows = ((even[:, ::2] << 4) | even[:, 1::2]).astype(np.uint8)
     filtered = np.pad(rows, ((0, 0), (1, 0)))  # filter 0, none, before each row
-    palette = bytes.fromhex("000000" + "".join(colours))
-    return b"".join(
-        [
-            _SIGNATURE,
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", image.shape[1], image.shape[0], depth, 3, 0, 0, 0)),
-            _chunk(b"PLTE", palette),
-            _chunk(b"tRNS", b"\x00"),
-            _chunk(b"IDAT", _compress(filtered.tobytes())),
-            _chunk(b"IEND", b""),
-        ]
+    # Run lengths and Huffman codes only: in noise there are no other matches, and it is a sixth shorter.
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", image.shape[1], image.shape[0], depth, 3, 0, 0, 0),
+        b"PLTE": bytes.fromhex("000000" + "".join(colours)),
+        b"tRNS": b"\x00",
+        b"IDAT": packer.compress(filtered.tobytes()) + packer.flush(),
+        b"IEND": b"",
+    }
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks.items()
     )
+    return base64.b64encode(content).decode()
 
 
-def decode_png(content: bytes) -> Image:
-    """Read back an image of `encode_png`."""
+def from_base64(text: str) -> Image:
+    """Read back an image of `to_base64`."""
+    content = base64.b64decode(text)
     width, height, depth = struct.unpack(">IIB", content[16:25])
     start = content.index(b"IDAT")
     n_bytes = struct.unpack(">I", content[start - 4 : start])[0]
@@ -95,24 +102,3 @@ def decode_png(content: bytes) -> Image:
     if depth == 4:
         rows = np.stack([rows >> 4, rows & 15], axis=2).reshape(height, -1)
     return rows[:, :width]
-
-
-def _compress(content: bytes) -> bytes:
-    """Compress by run lengths and Huffman codes only: in noise there are no other matches, and it is a sixth
-    shorter."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
-    return packer.compress(content) + packer.flush()
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def to_base64(image: Image, colours: tuple[str, ...]) -> str:
-    """Write an image as base64, the rest of a ``data:image/png;base64,`` address."""
-    return base64.b64encode(encode_png(image, colours)).decode()
-
-
-def from_base64(text: str) -> Image:
-    """Read back an image of `to_base64`."""
-    return decode_png(base64.b64decode(text))

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.reports.figures import shorten_label
 from bids_semantoks.reports.palette_images import (
     ABSENT,
     CIVIDIS_COLOURS,
@@ -25,31 +25,6 @@ from bids_semantoks.reports.palette_images import (
     to_base64,
 )
 from bids_semantoks.reports.run_data import N_BINS
-
-NO_NETWORK: Final = "no network"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class NetworkOrder:
-    """Parcels sorted by network."""
-
-    order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
-    names: tuple[str, ...]  # (N,) in display order
-    edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
-
-
-def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
-    """Sort parcels by network label (empty for none): canonical networks, then
-    others by name, then parcels without one."""
-    labels = [label or NO_NETWORK for label in networks]
-    there = set(labels)
-    names = [name for name in CANONICAL_NETWORKS if name in there]
-    names += sorted(there - set(names) - {NO_NETWORK})
-    names += [NO_NETWORK] if NO_NETWORK in there else []
-    rank = np.array([names.index(label) for label in labels], dtype=np.int64)
-    counts = np.bincount(rank, minlength=len(names))
-    edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return NetworkOrder(order=np.argsort(rank, kind="stable"), names=tuple(names), edges=edges)
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
@@ -69,7 +44,6 @@ PALETTES: Final = {"grey": GREYS, "redblue": RED_BLUE, "coverage": COVERAGE}
 
 _GAP: Final = 13.0  # between labels
 _MOST_NAMED: Final = 24
-_LONGEST_LABEL: Final = 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,27 +74,20 @@ class Heatmap:
     script: Mapping[str, Any] = field(default_factory=dict)  # what a script needs to name values
 
 
-def shorten_label(text: str, longest: int = _LONGEST_LABEL) -> str:
-    """Shorten a label to `longest` characters (at least 3) with an ellipsis in the middle: names often differ at the
-    end."""
-    if len(text) <= longest:
-        return text
-    n_last = (longest - 1) // 2
-    return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
-
-
-def place_labels(networks: Sequence[tuple[str, int]], n_parcels: int, length: float) -> tuple[Label, ...]:
-    """Label networks, given with the position of their first parcel, along an axis of `length`; none if too many."""
+def _place_networks(networks: Sequence[tuple[str, int]], n_parcels: int, length: float) -> dict[str, Any]:
+    """Label networks, given with the position of their first parcel, along an axis of `length`, unless they are too
+    many, and place the lines between them: ``left`` and ``edges`` of a heatmap."""
+    starts, scale = [first for _, first in networks], length / max(n_parcels, 1)
+    edges = [round(first * length / max(n_parcels, 1), 1) for first in starts[1:]]
     if len(networks) > _MOST_NAMED:
-        return ()
-    starts = [first for _, first in networks]
-    scale = length / max(n_parcels, 1)
+        return {"left": (), "edges": edges}
     middles = [(a + b) / 2 * scale for a, b in zip(starts, [*starts[1:], n_parcels], strict=True)]
     places = spread(middles, gap=_GAP, low=_GAP / 2, high=length - _GAP / 2)
-    return tuple(
-        Label(text=shorten_label(name), at=round(at, 1), place=round(place, 1))
+    labels = [
+        Label(text=shorten_label(name, 18), at=round(at, 1), place=round(place, 1))
         for (name, _), at, place in zip(networks, middles, places, strict=True)
-    )
+    ]
+    return {"left": labels, "edges": edges}
 
 
 @functools.cache
@@ -130,21 +97,13 @@ def draw_bar(palette: Palette) -> str:
     return to_base64(levels, palette.colours)
 
 
-def _find_edges(networks: Sequence[tuple[str, int]], n_parcels: int, length: float) -> list[float]:
-    return [round(first * length / max(n_parcels, 1), 1) for _, first in networks[1:]]
-
-
 def draw_carpets(data: Mapping[str, Any], n_volumes: int, seconds: float, why_alone: str) -> list[Heatmap]:
     """Draw the carpets that a run has; `why_alone` explains why there is no carpet before denoising."""
-    carpets, networks, n_parcels = data["carpets"], _read_networks(data), len(data["parcels"])
-    pictures = []
-    for when in ("before", "after"):
-        if when not in carpets:
-            continue
-        is_alone = "before" not in carpets
+    carpets, networks, n_parcels = data["carpets"], data["networks"], len(data["parcels"])
+    is_alone, size, pictures = "before" not in carpets, (870, 230), []
+    for when in ("after",) if is_alone else ("before", "after"):
         share = carpets["common"].get(when)
         said = "" if share is None else f" The mean over parcels explains {share:.0%} of the variance."
-        size = (870, 230)
         title = "Signals" if is_alone else f"Signals {when} denoising"
         pictures.append(
             Heatmap(
@@ -157,21 +116,16 @@ def draw_carpets(data: Mapping[str, Any], n_volumes: int, seconds: float, why_al
                 bar=draw_bar(GREYS),
                 ticks=("2", "-2"),
                 measure="z-score",
-                left=place_labels(networks, n_parcels, size[1]),
-                edges=_find_edges(networks, n_parcels, size[1]),
                 script={"carpet": when},
+                **_place_networks(networks, n_parcels, size[1]),
             )
         )
     return pictures
 
 
-def _read_networks(data: Mapping[str, Any]) -> list[tuple[str, int]]:
-    return [(str(name), int(first)) for name, first in data["networks"]]
-
-
 def draw_connectivity(data: Mapping[str, Any]) -> list[Heatmap]:
     """Draw the correlations of all parcels, and their means within and between networks."""
-    found, networks, n_parcels = data["connectivity"], _read_networks(data), len(data["parcels"])
+    found, networks, n_parcels = data["connectivity"], data["networks"], len(data["parcels"])
     means = np.array([[np.nan if value is None else value for value in row] for row in found["means"]], dtype=float)
     names = [name for name, _ in networks]
     words = _describe_extremes(means, names, within=True)
@@ -185,8 +139,7 @@ def draw_connectivity(data: Mapping[str, Any]) -> list[Heatmap]:
         image=found["image"],
         size=size,
         measure="r",
-        left=place_labels(networks, n_parcels, size[1]),
-        edges=_find_edges(networks, n_parcels, size[1]),
+        **_place_networks(networks, n_parcels, size[1]),
         bar=draw_bar(RED_BLUE),
         ticks=("1", "-1"),
         is_square=True,
@@ -194,44 +147,34 @@ def draw_connectivity(data: Mapping[str, Any]) -> list[Heatmap]:
     )
     if not 1 < len(networks) <= _MOST_NAMED:
         return [whole]
-    blocks = draw_matrix(
-        means,
-        names,
-        title="Network means",
-        words=f"Mean correlations within and between networks. {words}",
-        caption="Mean correlation within (diagonal) and between networks.",
-        palette=("redblue", RED_BLUE),
-        measure="r",
-    )
-    return [whole, blocks]
+    alt = f"Mean correlations within and between networks. {words}"
+    caption = "Mean correlation within (diagonal) and between networks."
+    return [whole, _draw_matrix(means, names, RED_BLUE, measure="r", title="Network means", alt=alt, caption=caption)]
 
 
-def draw_matrix(
+def _draw_matrix(
     values: NDArray[np.float64],
     names: Sequence[str],
+    palette: Palette,
     *,
-    title: str,
-    words: str,
-    caption: str,
-    palette: tuple[str, Palette],
     measure: str,
+    title: str,
+    alt: str,
+    caption: str,
 ) -> Heatmap:
-    """Draw a small square matrix with its names; `words` is its text alternative."""
+    """Draw a small square matrix with its names."""
     side = 260
     step = side / max(len(names), 1)
-    labels = [
-        Label(text=shorten_label(name), at=round((i + 0.5) * step, 1), place=round((i + 0.5) * step, 1))
-        for i, name in enumerate(names if len(names) <= _MOST_NAMED else ())
-    ]
-    low, high = palette[1].low, palette[1].high
+    places = [round((i + 0.5) * step, 1) for i in range(len(names) if len(names) <= _MOST_NAMED else 0)]
+    labels = [Label(text=shorten_label(names[i], 18), at=at, place=at) for i, at in enumerate(places)]
     return Heatmap(
         title=title,
-        alt=words,
+        alt=alt,
         caption=caption,
-        image=to_base64(palette[1].quantise(values), palette[1].colours),
+        image=palette.draw(values),
         size=(side, side),
-        bar=draw_bar(palette[1]),
-        ticks=(f"{high:.2g}", f"{low:.2g}"),
+        bar=draw_bar(palette),
+        ticks=(f"{palette.high:.2g}", f"{palette.low:.2g}"),
         measure=measure,
         left=labels,
         below=labels,
@@ -247,17 +190,9 @@ def draw_similarity(values: Sequence[Sequence[float]], names: Sequence[str], tit
     """Draw cosine similarities between networks or windows, the colours from the least alike pair to 1."""
     matrix = np.array(values, dtype=np.float64)
     off = matrix[~np.eye(len(matrix), dtype=np.bool_)]
-    low = min(float(off.min()) if off.size else 0.0, 0.99)
-    own = Palette(colours=CIVIDIS_COLOURS, low=low, high=1.0)
-    return draw_matrix(
-        matrix,
-        names,
-        title=title,
-        words=f"{title}. {_describe_extremes(matrix, names, within=False)}",
-        caption=caption,
-        palette=("", own),
-        measure="cosine",
-    )
+    own = Palette(colours=CIVIDIS_COLOURS, low=min(float(off.min()) if off.size else 0.0, 0.99), high=1.0)
+    alt = f"{title}. {_describe_extremes(matrix, names, within=False)}"
+    return _draw_matrix(matrix, names, own, measure="cosine", title=title, alt=alt, caption=caption)
 
 
 def _describe_extremes(values: NDArray[np.float64], names: Sequence[str], *, within: bool) -> str:
@@ -304,7 +239,7 @@ def draw_histogram(data: Mapping[str, Any]) -> Bars:
 
 def draw_coverage(data: Mapping[str, Any], coverage: NDArray[np.float64], present: NDArray[np.bool_]) -> Bars:
     """Draw the coverage of each parcel (P,), ordered as in `data`, absent parcels as marks."""
-    networks, n_parcels = _read_networks(data), coverage.size
+    networks, n_parcels = data["networks"], coverage.size
     step = 870 / max(n_parcels, 1)
     shown = np.where(present, np.nan_to_num(coverage, nan=0.0), 0.0)
     absent = np.flatnonzero(~present)
@@ -312,19 +247,16 @@ def draw_coverage(data: Mapping[str, Any], coverage: NDArray[np.float64], presen
         words = "Coverage is unknown"
     else:
         ends = [*(first for _, first in networks[1:]), n_parcels]
-        by_network = {
-            name: float(np.nan_to_num(coverage[first:end]).mean())
-            for (name, first), end in zip(networks, ends, strict=True)
-        }
-        lowest = min(by_network, key=lambda name: by_network[name])
-        words = f"Mean coverage {np.nanmean(coverage):.2f}, lowest in {lowest} ({by_network[lowest]:.2f})"
+        means = [float(np.nan_to_num(coverage[a:b]).mean()) for (_, a), b in zip(networks, ends, strict=True)]
+        lowest = int(np.argmin(means))
+        words = f"Mean coverage {np.nanmean(coverage):.2f}, lowest in {networks[lowest][0]} ({means[lowest]:.2f})"
     return Bars(
         alt=f"{words}; {absent.size} of {n_parcels} parcels are absent.",
         caption=f"Share of each parcel that has data, by network. {words}; {absent.size} of {n_parcels} parcels are "
         "absent (orange).",
         outline=_outline(shown, step),
         marks="".join(f"M{(p + 0.5) * step:.1f},120V106" for p in absent),
-        labels=place_labels(networks, n_parcels, 870.0),
+        labels=_place_networks(networks, n_parcels, 870.0)["left"],
         ticks=("0", "1"),
     )
 

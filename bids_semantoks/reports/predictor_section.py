@@ -13,11 +13,9 @@ from bids_semantoks.outputs.group_tables import read_group_table
 from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval, format_number
 from bids_semantoks.outputs.predicted_table import PREDICTED
 from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
+from bids_semantoks.reports.charts import Bar, build_calibration, build_predictions
 from bids_semantoks.reports.figures_probes import draw_values
-from bids_semantoks.reports.group_phenotype import name_figure, show_bars
-from bids_semantoks.reports.group_report import Graphic, Section
-from bids_semantoks.reports.scatter_charts import build_predictions
-from bids_semantoks.reports.vector_charts import Bar, build_calibration
+from bids_semantoks.reports.group_report import Graphic, Section, name_figure, show_bars
 
 
 def build_predictor_section(out_dir: Path) -> Section | None:

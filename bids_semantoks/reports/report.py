@@ -10,7 +10,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.errors import replace_hidden
-from bids_semantoks.files import read_object, read_rows, read_table, write_text
+from bids_semantoks.files import read_object, read_table, write_text
+from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.sidecars import check_table
-from bids_semantoks.outputs.store import OutputPaths, read_sidecar, read_statuses
-from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
+from bids_semantoks.outputs.store import OutputPaths, build_directory, find_encoders, read_sidecar, read_statuses
+from bids_semantoks.quality.fit import FitItem, judge_fit
 from bids_semantoks.quality.limits import Verdict, judge, judge_run, measure_run
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
 from bids_semantoks.reports.pictures import (
@@ -53,19 +54,6 @@ _ASSETS: Final = (*CHART_ASSETS, "participant.css", "participant.js")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderPart:
-    """Page content of one embedding of a run."""
-
-    model: str
-    fit: list[FitItem]  # checks of how well the run fits the encoder
-    worst: str  # worst level among `fit`
-    facts: list[tuple[str, str]]  # (name, value) pairs
-    windows: list[dict[str, float]]  # onset, duration (s) and kept share of each
-    words: str  # description of the windows
-    pictures: list[Heatmap]  # similarity of tokens
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunPart:
     """Page content of one run; what is drawn is None without signals."""
 
@@ -79,7 +67,7 @@ class RunPart:
     facts: Sequence[tuple[str, str]] = ()  # (name, value) pairs
     warnings: Sequence[str] = ()
     limits: Sequence[FitItem] = ()  # that hold for any encoder
-    encoders: Sequence[EncoderPart] = ()  # one per embedding
+    encoders: Sequence[Mapping[str, Any]] = ()  # one per embedding, as `_show_encoder`
     words: str = ""  # description of the timeline
     carpets: Sequence[Heatmap] = ()
     connectivity: Sequence[Heatmap] = ()
@@ -169,12 +157,9 @@ def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, 
 
 def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunPart:
     entities = parse_entities(stem)
-    session = entities.get("ses", "")
-    parent = out_dir / f"sub-{entities['sub']}"
-    directory = (parent / f"ses-{session}" if session else parent) / "func"
-    paths = OutputPaths(out_dir=out_dir, directory=directory, stem=stem, model="")
+    paths = OutputPaths(out_dir=out_dir, directory=build_directory(out_dir, entities), stem=stem, model="")
     sidecar = read_sidecar(paths.signals_sidecar)
-    files_there = sorted(p for p in directory.glob(f"{glob.escape(stem)}_*") if p.suffix in (".tsv", ".npy"))
+    files_there = sorted(p for p in paths.directory.glob(f"{glob.escape(stem)}_*") if p.suffix in (".tsv", ".npy"))
     bad = [status for status in statuses if status["level"] != "ok"]
     problem = bad[0]["message"] or bad[0]["reason"] if sidecar is None or len(bad) == len(statuses) else ""
     try:
@@ -187,7 +172,7 @@ def _build_run(out_dir: Path, stem: str, statuses: list[dict[str, Any]]) -> RunP
     return RunPart(
         stem=stem,
         title=", ".join(f"{key} {value}" for key, value in entities.items() if key not in ("sub", "ses")),
-        session=session,
+        session=entities.get("ses", ""),
         statuses=statuses,
         links=[
             (p.name.removeprefix(f"{stem}_"), urllib.parse.quote(os.fsencode(p.relative_to(out_dir))))
@@ -202,13 +187,13 @@ def _show_signals(paths: OutputPaths, sidecar: dict[str, Any], problem: str) -> 
     entities = parse_entities(paths.stem)
     atlas = read_atlas_table(paths.out_dir, name=entities["atlas"], space=entities.get("space", ""))
     data = read_run_data(paths, sidecar, atlas)
-    coverage, present, temporal_snr = _read_parcels(paths, data["parcels"])
-    models = sorted(
-        parse_entities(p.name)["desc"] for p in paths.directory.glob(f"{glob.escape(paths.stem)}_desc-*_embedding.json")
-    )
-    encoders = [_build_encoder(paths, model, sidecar, coverage) for model in models]
+    coverage, present, temporal_snr = read_coverage(paths.coverage, data["parcels"])
+    encoders = [_show_encoder(paths, model, sidecar, coverage) for model in sorted(find_encoders(paths))]
     limits = judge_run(measure_run(sidecar, coverage))
-    masked = [item for part in encoders for item in part.fit if item.name == "networks"]
+    masked = [item for part in encoders for item in part["fit"] if item.name == "networks"]
+    why_alone = "After denoising. Signals before denoising are identical in the kept volumes, or were not stored."
+    if not sidecar["Settings"].get("denoising"):
+        why_alone = "Input series, not denoised further."
     end = sidecar["VolumesTotal"] * sidecar["RepetitionTime"]
     return {
         "verdict": judge([*limits, *masked], problem),
@@ -217,7 +202,7 @@ def _show_signals(paths: OutputPaths, sidecar: dict[str, Any], problem: str) -> 
         "limits": limits,
         "encoders": encoders,
         "words": _describe_timeline(sidecar, data["traces"]),
-        "carpets": draw_carpets(data, sidecar["VolumesTotal"], end, _explain_alone(sidecar)),
+        "carpets": draw_carpets(data, sidecar["VolumesTotal"], end, why_alone),
         "connectivity": draw_connectivity(data),
         "histogram": draw_histogram(data),
         "coverage": draw_coverage(data, coverage, present),
@@ -236,16 +221,9 @@ def _show_signals(paths: OutputPaths, sidecar: dict[str, Any], problem: str) -> 
             "networks": data["networks"],
             "coverage": [None if np.isnan(x) else round(float(x), 3) for x in coverage],
             "tsnr": [None if np.isnan(x) else round(float(x), 1) for x in temporal_snr],
-            "windows": {part.model: part.windows for part in encoders},
+            "windows": {part["model"]: part["windows"] for part in encoders},
         },
     }
-
-
-def _explain_alone(sidecar: Mapping[str, Any]) -> str:
-    """Explain why there is only one carpet of the signals."""
-    if not sidecar["Settings"].get("denoising"):
-        return "Input series, not denoised further."
-    return "After denoising. Signals before denoising are identical in the kept volumes, or were not stored."
 
 
 def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence[float | None]]) -> str:
@@ -263,113 +241,86 @@ def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence
     return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
 
 
-def _read_parcels(
-    paths: OutputPaths, order: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Read coverage, presence and temporal SNR of each parcel, (P,) in the order of `order`; NaN where unknown."""
-    rows = {row["label"]: row for row in read_rows(paths.coverage)}
-    cells = [[rows[name].get(column, "n/a") for column in ("coverage", "tsnr")] for name in order]
-    values = np.array([[np.nan if cell == "n/a" else float(cell) for cell in pair] for pair in cells]).reshape(-1, 2)
-    present = np.array([rows[name]["present"] == "true" for name in order], dtype=np.bool_)
-    return values[:, 0], present, values[:, 1]
-
-
-def _build_encoder(
+def _show_encoder(
     paths: OutputPaths, model: str, signals: dict[str, Any], coverage: NDArray[np.float64]
-) -> EncoderPart:
-    own = OutputPaths(out_dir=paths.out_dir, directory=paths.directory, stem=paths.stem, model=model)
+) -> dict[str, Any]:
+    """Build what is shown of one embedding of a run: model, checks of its fit, facts, windows (onset, duration (s) and
+    kept share of each) with a description, and pictures."""
+    own = replace(paths, model=model)
     sidecar = read_sidecar(own.embedding_sidecar) or {}
-    fit = judge_fit(signals, sidecar, coverage)
-    facts = [
-        ("encoder", sidecar["Model"]["Description"]),
-        ("SHA-256", sidecar["Model"]["SHA256"][:16]),
-        ("windows", f"{len(sidecar['WindowOnsets'])} of {sidecar['WindowDuration']:g} s"),
-        ("pooling", sidecar["Pooling"]),
-        ("device and precision", f"{sidecar['Device']}, {sidecar['Precision']}"),
-        *(("note", warning) for warning in sidecar.get("Warnings", [])),
-    ]
     check_table(own.embedding, sidecar)
     columns, rows = read_table(own.embedding)
-    at = [columns.index(name) for name in ("onset", "duration", "kept")]
-    windows = [dict(zip(("onset", "duration", "kept"), row, strict=True)) for row in rows[:, at].tolist()]
-    return EncoderPart(
-        model=model,
-        fit=fit,
-        worst=find_worst(fit),
-        facts=facts,
-        windows=windows,
-        words=_describe_windows(windows),
-        pictures=_draw_tokens(sidecar),
-    )
-
-
-def _describe_windows(windows: Sequence[Mapping[str, float]]) -> str:
-    ends = [one["onset"] + one["duration"] for one in windows]
-    least = min(one["kept"] for one in windows)
-    return (
-        f"{len(windows)} windows of {windows[0]['duration']:g} s, from {windows[0]['onset']:.0f} to {max(ends):.0f} s; "
-        f"at least {least:.0%} of each is kept data."
-    )
+    names = ("onset", "duration", "kept")
+    at = [columns.index(name) for name in names]
+    windows = [dict(zip(names, row, strict=True)) for row in rows[:, at].tolist()]
+    end, least = max(one["onset"] + one["duration"] for one in windows), min(one["kept"] for one in windows)
+    return {
+        "model": model,
+        "fit": judge_fit(signals, sidecar, coverage),
+        "facts": [
+            ("encoder", sidecar["Model"]["Description"]),
+            ("SHA-256", sidecar["Model"]["SHA256"][:16]),
+            ("windows", f"{len(sidecar['WindowOnsets'])} of {sidecar['WindowDuration']:g} s"),
+            ("pooling", sidecar["Pooling"]),
+            ("device and precision", f"{sidecar['Device']}, {sidecar['Precision']}"),
+            *(("note", warning) for warning in sidecar.get("Warnings", [])),
+        ],
+        "windows": windows,
+        "words": f"{len(windows)} windows of {windows[0]['duration']:g} s, from {windows[0]['onset']:.0f} to {end:.0f} "
+        f"s; at least {least:.0%} of each is kept data.",
+        "pictures": _draw_tokens(sidecar),
+    }
 
 
 def _draw_tokens(sidecar: Mapping[str, Any]) -> list[Heatmap]:
     """Draw the similarities of network tokens and of window tokens, if the sidecar has them."""
-    found = sidecar.get("TokenSimilarity") or {}
-    masked = sidecar.get("MaskedNetworks", [])
-    pictures = []
-    if len(found.get("Networks", [])) > 1:
-        names = [f"{name}{'*' if name in masked else ''}" for name in sidecar["TokenRows"]]
-        caption = "Means over windows and patches. If all networks are similar, the input may differ from the training "
-        caption += f"data.{' Networks with * were masked.' if masked else ''}"
-        pictures.append(draw_similarity(found["Networks"], names, "Network tokens", caption))
-    if len(found.get("Windows", [])) > 1:
-        names = [str(i + 1) for i in range(len(found["Windows"]))]
-        caption = (
-            "Means over networks. Windows of a run should be similar; one that differs may indicate motion or sleep."
-        )
-        pictures.append(draw_similarity(found["Windows"], names, "Window tokens", caption))
-    return pictures
+    found, masked = sidecar.get("TokenSimilarity") or {}, sidecar.get("MaskedNetworks", [])
+    starred = " Networks with * were masked." if masked else ""
+    named = {
+        "Networks": [f"{name}{'*' if name in masked else ''}" for name in sidecar.get("TokenRows", [])],
+        "Windows": [str(i + 1) for i in range(len(found.get("Windows", [])))],
+    }
+    captions = {
+        "Networks": "Means over windows and patches. If all networks are similar, the input may differ from the "
+        f"training data.{starred}",
+        "Windows": "Means over networks. Windows of a run should be similar; one that differs may indicate motion or "
+        "sleep.",
+    }
+    return [
+        draw_similarity(found[what], named[what], f"{what[:-1]} tokens", captions[what])
+        for what in captions
+        if len(found.get(what, [])) > 1
+    ]
 
 
 def _describe_signals(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
-    dropped, motion = sidecar["VolumesDropped"], sidecar["MeanFramewiseDisplacement"]
-    largest = sidecar.get("MaximumFramewiseDisplacement")
-    step = sidecar["RepetitionTime"]
-    denoising, absent = sidecar["Denoising"], sidecar["AbsentParcels"]
+    dropped, denoising, absent = sidecar["VolumesDropped"], sidecar["Denoising"], sidecar["AbsentParcels"]
+    motion, largest = sidecar["MeanFramewiseDisplacement"], sidecar.get("MaximumFramewiseDisplacement")
+    filtered, step = sidecar.get("MeanFilteredFramewiseDisplacement"), sidecar["RepetitionTime"]
+    kept, total = sidecar["VolumesKept"], sidecar["VolumesTotal"]
     regressors = denoising.get("Regressors")
     limit = dropped["Scrubbed"]["FramewiseDisplacementAboveMillimetres"]
     measure = f"{dropped['Scrubbed'].get('FramewiseDisplacement', '')} FD".lstrip()
-    return [
+    listed = f": {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''}" if absent else ""
+    facts = [
         ("source", f"{sidecar['Pipeline']}, repetition time {step:g}\u00a0s"),
-        (
-            "volumes",
-            f"{sidecar['VolumesKept']} of {sidecar['VolumesTotal']} kept ({sidecar['VolumesKept'] * step:.0f} s)",
-        ),
+        ("volumes", f"{kept} of {total} kept ({kept * step:.0f} s)"),
         ("dummy volumes", str(dropped["Dummy"]["Count"])),
         ("scrubbed volumes", f"{dropped['Scrubbed']['Count']}" + (f" ({measure} above {limit:g} mm)" if limit else "")),
         ("mean FD", f"{motion:.3f} mm" if motion is not None else "unknown"),
         ("maximum FD", f"{largest:.3f} mm" if largest is not None else "unknown"),
-        *_describe_filtered_motion(sidecar),
+    ]
+    if filtered is not None:
+        facts.append(("mean filtered FD", f"{filtered:.3f} mm ({sidecar['FilteredFramewiseDisplacementFrom']})"))
+    return [
+        *facts,
         ("denoising", denoising["Preset"] + (f", {len(regressors)} regressors" if regressors is not None else "")),
-        ("absent parcels", f"{len(absent)} of {sidecar['Atlas']['Parcels']}{_name_some(absent)}"),
+        ("absent parcels", f"{len(absent)} of {sidecar['Atlas']['Parcels']}{listed}"),
         *(
             ("atlas warped", f"{one['Image']} from {one['WarpedFrom']}, with {one['Transform']} (nearest neighbour)")
             for one in sidecar["Atlas"].get("Warped", [])
         ),
     ]
-
-
-def _describe_filtered_motion(sidecar: dict[str, Any]) -> list[tuple[str, str]]:
-    mean = sidecar.get("MeanFilteredFramewiseDisplacement")
-    if mean is None:
-        return []
-    return [("mean filtered FD", f"{mean:.3f} mm ({sidecar['FilteredFramewiseDisplacementFrom']})")]
-
-
-def _name_some(names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    return f": {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
 
 
 def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str]]:
@@ -379,7 +330,7 @@ def _describe_all(out_dir: Path, runs: Sequence[RunPart]) -> list[tuple[str, str
     upstream = [" ".join(filter(None, (one["Name"], one.get("Version", "")))) for one in generators[1:]]
     entities = [parse_entities(run.stem) for run in runs]
     atlases = sorted({f"{e['atlas']} in {e.get('space', 'unknown space')}" for e in entities if "atlas" in e})
-    encoders = sorted({part.model for run in runs for part in run.encoders})
+    encoders = sorted({part["model"] for run in runs for part in run.encoders})
     devices = sorted({str(status["device"]) for run in runs for status in run.statuses if status["device"]})
     return [
         ("software", ", ".join([f"bids_semantoks {__version__}", *upstream])),

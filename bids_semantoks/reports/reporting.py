@@ -54,20 +54,25 @@ def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
         return None
 
 
-def describe_signals(settings: Mapping[str, Any], *, pipelines: Sequence[str], n_parcels: int, min_time: float) -> Any:
-    """Collect the facts about signals for `describe_methods`.
-
-    `settings` is ``Settings`` of a signals sidecar plus ``averaged_over`` (``AveragedOver``) and ``denoised_by``
-    (``Denoising.DenoisedBy``); `min_time` is in seconds.
-    """
-    return {**settings, "pipelines": list(dict.fromkeys(pipelines)), "n_parcels": n_parcels, "min_time": min_time}
-
-
-def describe_encoder(encoder: RunEncoder, others: Sequence[RunEncoder] = ()) -> dict[str, Any]:
-    """Collect what the methods text says about embeddings, and of `others` compared with them, for
-    `describe_methods`."""
-    loaded = encoder.loaded
-    return {
+def build_facts(
+    signals: Mapping[str, Any],
+    encoder: RunEncoder | None,
+    *others: RunEncoder,
+    cohort: Mapping[str, Any] | None = None,
+    probing: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Collect all facts of the methods text for `write_citation`; `encoder` is None if only signals are written,
+    `others` are compared with it, `cohort` from `count_cohort` if a text speaks of all runs."""
+    facts = {"versions": find_versions(), "cohort": cohort, "signals": signals, "probing": probing}
+    if encoder is None:
+        return facts
+    loaded, details = encoder.loaded, dict(encoder.loaded.details)
+    data, recipe = details.get("data"), details.get("recipe")
+    # The details of a checkpoint may have any content.
+    if isinstance(recipe, dict) and isinstance(data, dict) and {"runs", "participants", "hours"} <= data.keys():
+        facts["pretraining"] = {"data": data, "recipe": recipe}
+    is_weighted = (probing or {}).get("protocol") != "paper"
+    facts["embedding"] = {
         **encoder.settings,
         "repetition_time": loaded.config.repetition_time,
         "window_seconds": loaded.config.window * loaded.config.repetition_time,
@@ -81,34 +86,9 @@ def describe_encoder(encoder: RunEncoder, others: Sequence[RunEncoder] = ()) -> 
         ],
         "readouts": [one.frozen.pooling for one in encoder.others],
         "random_seed": encoder.seed,
+        "weights": describe_weights(encoder.config.min_kept if is_weighted else None),
     }
-
-
-def build_facts(
-    signals: Mapping[str, Any],
-    encoder: RunEncoder | None,
-    *others: RunEncoder,
-    cohort: Mapping[str, Any] | None = None,
-    probing: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Collect all facts of the methods text for `write_citation`; `encoder` is None if only signals are written,
-    `others` are compared with it, `cohort` from `count_cohort` if a text speaks of all runs."""
-    details = dict(encoder.loaded.details) if encoder else {}
-    data, recipe = details.get("data"), details.get("recipe")
-    # The details of a checkpoint may have any content.
-    has_recipe = (
-        isinstance(recipe, dict) and isinstance(data, dict) and {"runs", "participants", "hours"} <= data.keys()
-    )
-    is_weighted = encoder is not None and (probing or {}).get("protocol") != "paper"
-    min_kept = encoder.config.min_kept if encoder and is_weighted else None
-    return {
-        "versions": find_versions(),
-        "cohort": cohort,
-        "signals": signals,
-        "embedding": describe_encoder(encoder, others) | {"weights": describe_weights(min_kept)} if encoder else None,
-        "pretraining": {"data": data, "recipe": recipe} if has_recipe else None,
-        "probing": probing,
-    }
+    return facts
 
 
 def write_stored_methods(
@@ -152,16 +132,14 @@ def _collect_facts(
     config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
 ) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     """Collect the facts about the signals with this sidecar, and about the probes if there are any."""
-    signals = describe_signals(
-        {
-            **sidecar["Settings"],
-            "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
-            "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
-        },
-        pipelines=pipelines,
-        n_parcels=sidecar["Atlas"]["Parcels"],
-        min_time=sidecar.get("MinimumTime", config.signals.min_time),
-    )
+    signals = {
+        **sidecar["Settings"],
+        "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
+        "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
+        "pipelines": pipelines,
+        "n_parcels": sidecar["Atlas"]["Parcels"],
+        "min_time": sidecar.get("MinimumTime", config.signals.min_time),
+    }
     probing = to_json(config).get("probing") or {}
     # A local path does not belong in a manuscript.
     probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
@@ -171,14 +149,16 @@ def _collect_facts(
 
 def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:
     """Build a filter of runs like the stored ones: of their atlas, space and tasks, and of the participants chosen."""
-    keys = ("atlas", "space", "task")
-    kinds = {tuple(run.entities.get(key) for key in keys) for run in stored}
+
+    def find_kind(entities: Mapping[str, str]) -> tuple[str | None, ...]:
+        return tuple(entities.get(key) for key in ("atlas", "space", "task"))
+
+    kinds, people = {find_kind(run.entities) for run in stored}, {run.entities["sub"] for run in stored}
     is_open = not (config.selection.participant_label or config.selection.exclude_participant_label)
-    people = {run.entities["sub"] for run in stored}
 
     def is_wanted(stem: str) -> bool:
         entities = parse_entities(stem)
-        return tuple(entities.get(key) for key in keys) in kinds and (is_open or entities["sub"] in people)
+        return find_kind(entities) in kinds and (is_open or entities["sub"] in people)
 
     return is_wanted
 
@@ -240,8 +220,7 @@ def redraw_reports(config: AppConfig) -> int:
     for labels in (asked, excluded):
         check_known("participant", labels, there, str(out_dir), key="sub")
     chosen = sorted((set(asked) or there) - set(excluded))
-    kind = config.running.figures
-    if kind:
+    if kind := config.running.figures:
         _draw_stored(out_dir, chosen, kind)
     for participant in chosen:
         record_redrawn(out_dir, participant)

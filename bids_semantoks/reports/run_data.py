@@ -11,21 +11,21 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import logging
 import math
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.disk import is_full
-from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_rows, read_table
+from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object, read_table
+from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
-from bids_semantoks.records import ParcelSignals
+from bids_semantoks.records import CANONICAL_NETWORKS, ParcelSignals
+from bids_semantoks.reports.pages import attempt
 from bids_semantoks.reports.palette_images import (
     ABSENT,
     ABSENT_COLOUR,
@@ -35,11 +35,8 @@ from bids_semantoks.reports.palette_images import (
     from_base64,
     to_base64,
 )
-from bids_semantoks.reports.pictures import NetworkOrder, sort_by_network
 from bids_semantoks.statistics.baselines import compute_connectivity
 from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 #: Of the file; one of another version is built again from the tables.
 VERSION: Final = 1
@@ -52,6 +49,25 @@ _MAX_ROWS: Final = 600
 N_BINS: Final = 50
 
 _N_SLICES: Final = 8
+_NO_NETWORK: Final = "no network"
+
+
+class NetworkOrder(NamedTuple):
+    """Parcels sorted by network."""
+
+    order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
+    names: list[str]  # (N,) in display order
+    edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
+
+
+def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
+    """Sort parcels by network label (empty for none): canonical networks, then others by name, then those without."""
+    labels = [label or _NO_NETWORK for label in networks]
+    others = sorted(set(labels) - {*CANONICAL_NETWORKS, _NO_NETWORK})
+    names = [name for name in (*CANONICAL_NETWORKS, *others, _NO_NETWORK) if name in labels]
+    rank = np.array([names.index(label) for label in labels], dtype=np.int64)
+    edges = np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=len(names)))]).astype(np.int64)
+    return NetworkOrder(np.argsort(rank, kind="stable"), names, edges)
 
 
 def write_run_data(
@@ -60,10 +76,10 @@ def write_run_data(
     atlas: tuple[Sequence[str], Sequence[str]],
     build_grid: Callable[[], NDArray[np.int32] | None],
 ) -> list[Path]:
-    """Write the report data of a run once its signals are written, and return their path; `atlas` (parcels,
-    networks), `build_grid` as `build_picture_grid`. On any error but a full disk, log a warning: a report must never
-    make a run fail."""
-    try:
+    """Write the report data of a run once its signals are written, and return their path, or none if it failed; `atlas`
+    (parcels, networks), `build_grid` as `build_picture_grid`."""
+
+    def write() -> None:
         for path in (paths.page_data, paths.page_data.with_suffix("")):
             path.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
@@ -72,13 +88,8 @@ def write_run_data(
         with open_atomic(paths.page_data) as file:
             # Without the time, so that the same data are the same bytes.
             file.write(gzip.compress(f"{text}\n".encode(), mtime=0))
-    except Exception as error:
-        if is_full(error):
-            raise
-        LOGGER.debug("Writing %s", paths.page_data, exc_info=True)
-        LOGGER.warning("Could not write %s: %s: %s", paths.page_data.name, type(error).__name__, error)
-        return []
-    return [paths.page_data]
+
+    return [paths.page_data] if attempt(write, paths.page_data, "write") else []
 
 
 def read_run_data(
@@ -136,20 +147,13 @@ def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSi
         raw=raw,
         kept=kept,
         n_dummy=dropped["Dummy"]["Count"],
-        coverage=read_coverage(paths)[0],
+        coverage=read_coverage(paths.coverage)[0],
         n_voxels=np.full(values.shape[1], -1),
         repetition_time=sidecar["RepetitionTime"],
         regressors=(),
         framewise_displacement=np.full(len(values), np.nan),
         n_padding=n_padding,
     )
-
-
-def read_coverage(paths: OutputPaths) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Read coverage (P,), NaN where unknown, and which parcels have a signal (P,)."""
-    rows = read_rows(paths.coverage)
-    coverage = [float("nan") if row["coverage"] == "n/a" else float(row["coverage"]) for row in rows]
-    return np.array(coverage), np.array([row["present"] == "true" for row in rows], dtype=np.bool_)
 
 
 def build_run_data(
@@ -160,7 +164,8 @@ def build_run_data(
     `parcels` and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel.
     """
     order = sort_by_network(networks)
-    is_changed = not _are_alike(signals)
+    # If the kept volumes are the same before and after, one figure shows both.
+    is_changed = not np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
     return {
         "Version": VERSION,
         "parcels": [parcels[p] for p in order.order],
@@ -170,11 +175,6 @@ def build_run_data(
         "connectivity": _build_connectivity(signals.values, order),
         "slices": None if grid is None else _build_slices(signals, grid),
     }
-
-
-def _are_alike(signals: ParcelSignals) -> bool:
-    """Return whether the kept volumes are the same before and after, so that one figure shows both."""
-    return np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
 
 
 def _build_traces(signals: ParcelSignals, *, is_changed: bool) -> dict[str, list[float | None]]:
@@ -204,7 +204,7 @@ def _build_carpets(signals: ParcelSignals, order: NetworkOrder, *, is_changed: b
             scores = zscore_rows(values)[order.order]
             common[when] = _measure_common(scores)
             thinned = thin_columns(thin_columns(scores, step).T, rows).T
-            images[when] = to_base64(GREYS.quantise(thinned), GREYS.colours)
+            images[when] = GREYS.draw(thinned)
     return {"step": step, "rows": rows, "common": common, **images}
 
 
@@ -226,7 +226,7 @@ def _build_connectivity(values: NDArray[np.float32], order: NetworkOrder) -> dic
     thinned = thin_columns(thin_columns(matrix, rows).T, rows).T
     return {
         "rows": rows,
-        "image": to_base64(RED_BLUE.quantise(thinned), RED_BLUE.colours),
+        "image": RED_BLUE.draw(thinned),
         "counts": np.histogram(pairs, bins=N_BINS, range=(-1, 1))[0].tolist(),
         "median": round(float(np.median(pairs)), 3) if pairs.size else None,
         "means": average_blocks(matrix, order),

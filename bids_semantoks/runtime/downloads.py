@@ -11,7 +11,6 @@ import shutil
 import socket
 import tempfile
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -25,16 +24,12 @@ from bids_semantoks.files import hash_content, hash_file, open_atomic, write_tex
 HUB_SERVER: Final = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 _PATIENCE: Final = 5.0  # seconds
 _OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
 # Variables with the number of this job in an array (SLURM, PBS, LSF, Grid Engine); the last two set it in all jobs.
 _ARRAYS: Final = ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX", "SGE_TASK_ID")
-
-_NO_ARRAY: Final = ("", "0", "undefined")
+_NO_ARRAY: Final = ("LSB_JOBINDEX=0", "LSB_JOBINDEX=undefined", "SGE_TASK_ID=0", "SGE_TASK_ID=undefined")
 CACHE_VARIABLE: Final = "BIDS_SEMANTOKS_CACHE_DIR"
-
 # Below our cache, and below the directory that `bids_semantoks-fetch` fills.
 ATLASES: Final = "atlases"
-
 TEMPLATEFLOW: Final = "templateflow"
 HUB: Final = "huggingface/hub"
 GRIDS: Final = "grids"
@@ -42,9 +37,7 @@ LOG = logging.getLogger("bids_semantoks")
 TEMPLATEFLOW_SERVER: Final = "https://templateflow.s3.amazonaws.com"
 _DOWNLOAD_PATIENCE: Final = 30.0  # seconds without a byte
 _BLOCK: Final = 1 << 20
-
 _ROOM: Final = "Free disk space and rerun."
-
 # What to do where the hub refuses.
 _TERMS: Final = "Log in at {page}, accept its terms, and set HF_TOKEN to a token of that account (hf auth login)."
 _LOGIN: Final = "Check the name; for a private repository, set HF_TOKEN (hf auth login)."
@@ -64,12 +57,8 @@ def is_offline() -> bool:
 
 def find_array_job() -> str:
     """Return the variable and value that mark this process as one of a scheduler's job array; empty if it is not."""
-    for name in _ARRAYS:
-        value = os.environ.get(name, "").strip()
-        is_numbered_always = name in ("LSB_JOBINDEX", "SGE_TASK_ID")
-        if value and not (is_numbered_always and value in _NO_ARRAY):
-            return f"{name}={value}"
-    return ""
+    found = [f"{name}={value}" for name in _ARRAYS if (value := os.environ.get(name, "").strip())]
+    return next((job for job in found if job not in _NO_ARRAY), "")
 
 
 def can_connect(address: str) -> bool:
@@ -87,17 +76,12 @@ def can_connect(address: str) -> bool:
     return True
 
 
-@functools.cache
-def _can_connect_once(server: str) -> bool:
-    return can_connect(server)
+_can_connect_once = functools.cache(can_connect)
 
 
 def find_obstacle(address: str) -> str:
-    """Return in half a sentence why this process cannot download from an address
-    (scheme included); empty if nothing is known.
-
-    Each server is tried once per process; ``file:`` needs no network.
-    """
+    """Return in half a sentence why this process cannot download from an address (scheme included); empty if nothing is
+    known. Each server is tried once per process; ``file:`` needs no network."""
     parts = urlsplit(address)
     if parts.scheme == "file":
         return ""
@@ -112,39 +96,28 @@ def find_obstacle(address: str) -> str:
 
 
 def find_cache() -> Path | None:
-    """Return our cache directory, which need not exist; None for a user without a home.
-
-    BIDS_SEMANTOKS_CACHE_DIR, else ``bids_semantoks`` in XDG_CACHE_HOME or ``~/.cache``.
-    """
-    if named := _read_variable(os.environ, CACHE_VARIABLE):
-        return named
-    base = _find_user_cache(os.environ)
-    return base / "bids_semantoks" if base else None
+    """Return our cache directory, which need not exist; None for a user without a home. BIDS_SEMANTOKS_CACHE_DIR, else
+    ``bids_semantoks`` in XDG_CACHE_HOME or ``~/.cache``."""
+    base = _find_user_cache()
+    return _read_path(CACHE_VARIABLE) or (base / "bids_semantoks" if base else None)
 
 
 def find_templateflow_homes() -> list[Path]:
-    """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its
-    client's default, then that in our cache."""
-    own, cache = _read_variable(os.environ, "TEMPLATEFLOW_HOME") or _find_templateflow_cache(), find_cache()
-    return [path for path in (own, cache / TEMPLATEFLOW if cache else None) if path]
-
-
-def _find_templateflow_cache() -> Path | None:
+    """List directories that may hold TemplateFlow's archive: TEMPLATEFLOW_HOME or its client's default, then that in
+    our cache."""
     # Where its client looks, which differs between systems: ~/Library/Caches on a Mac.
     from platformdirs import user_cache_dir  # noqa: PLC0415
 
-    return Path(user_cache_dir("templateflow")) if _find_user_cache(os.environ) else None
+    usual = Path(user_cache_dir("templateflow")) if _find_user_cache() else None
+    own, cache = _read_path("TEMPLATEFLOW_HOME") or usual, find_cache()
+    return [path for path in (own, cache / TEMPLATEFLOW if cache else None) if path]
 
 
 def find_hub_caches() -> list[Path]:
     """List directories that may hold Hugging Face files: its client's cache, then that in ours; they need not exist."""
-    environ, base, cache = os.environ, _find_user_cache(os.environ), find_cache()
-    home = _read_variable(environ, "HF_HOME") or (base / "huggingface" if base else None)
-    own = (
-        _read_variable(environ, "HF_HUB_CACHE")
-        or _read_variable(environ, "HUGGINGFACE_HUB_CACHE")
-        or (home / "hub" if home else None)
-    )
+    base, cache = _find_user_cache(), find_cache()
+    home = _read_path("HF_HOME") or (base / "huggingface" if base else None)
+    own = _read_path("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE") or (home / "hub" if home else None)
     return [path for path in (own, cache / HUB if cache else None) if path]
 
 
@@ -176,26 +149,22 @@ def find_snapshot(folder: Path, revision: str = "") -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _find_user_cache(environ: Mapping[str, str]) -> Path | None:
-    if base := _read_variable(environ, "XDG_CACHE_HOME"):
-        return base
+def _find_user_cache() -> Path | None:
     try:
-        return Path.home() / ".cache"
+        return _read_path("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:  # no HOME, and no entry for this user
         return None
 
 
-def _read_variable(environ: Mapping[str, str], name: str) -> Path | None:
-    text = environ.get(name, "")
-    return Path(text) if text else None
+def _read_path(*names: str) -> Path | None:
+    """Read the first of several variables that is set."""
+    return next((Path(text) for name in names if (text := os.environ.get(name))), None)
 
 
 def find_target(work_dir: Path | None) -> Path:
     """Return the cache if writable, else a temporary directory (in `work_dir` if given) that is removed at exit."""
     cache = find_cache()
-    if cache is not None and is_writable(cache):
-        return cache
-    return _make_temporary(work_dir)
+    return cache if cache is not None and is_writable(cache) else _make_temporary(work_dir)
 
 
 @functools.cache

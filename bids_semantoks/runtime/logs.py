@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeVar
 
-from bids_semantoks.errors import ConfigurationError, show_hidden
+from bids_semantoks.errors import ConfigurationError, name_count, show_hidden
 from bids_semantoks.files import write_json
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "1;31"}
 _CLEAR = "\r\x1b[2K"
 _STDERR = 2
-
 # These libraries write to the terminal through handlers of their own.
 _SELF_MADE = ("nibabel.global", "nilearn", "huggingface_hub", "matplotlib")
-
 LOGGER = logging.getLogger("bids_semantoks")
 
 
@@ -59,11 +57,9 @@ def open_missing_streams() -> None:
 
 
 class Console(logging.Handler):
-    """Log handler for stderr, from `level` up.
-
-    On a terminal, records marked ``is_progress`` overwrite each other on the last line; those marked ``is_fleeting``
-    appear nowhere else. A warning is shown once however many runs it concerns; the log file has every occurrence.
-    """
+    """Log handler for stderr, from `level` up. On a terminal, records marked ``is_progress`` overwrite each other on
+    the last line; those marked ``is_fleeting`` appear nowhere else. A warning is shown once however many runs it
+    concerns; the log file has every occurrence."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
@@ -102,10 +98,8 @@ class Console(logging.Handler):
             self._write(_CLEAR)
             self.status = ""
         if self.n_repeated and self.level <= logging.INFO:
-            is_one = self.n_repeated == 1
-            what = "similar warning" if is_one else "similar warnings"
             where = "; see the log" if has_log else ""
-            self._write(f"{self.n_repeated} {what} suppressed{where}.\n")
+            self._write(f"{name_count(self.n_repeated, 'similar warning')} suppressed{where}.\n")
         self.n_repeated = 0
 
     def _write(self, text: str) -> None:
@@ -152,22 +146,17 @@ def show_log() -> Iterator[None]:
         LOGGER.setLevel(level)
 
 
-class _Redirect(logging.Filter):
-    """Passes a library's records to the root logger and keeps them from the library's own handlers."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Redirect one record; always False."""
-        logging.getLogger().handle(record)
-        return False
-
-
 def redirect_libraries() -> None:
     """Send warnings and records of libraries to the root logger's handlers only."""
     logging.captureWarnings(True)
     for name in _SELF_MADE:
-        logger = logging.getLogger(name)
-        if not any(isinstance(one, _Redirect) for one in logger.filters):
-            logger.addFilter(_Redirect())
+        logging.getLogger(name).addFilter(_redirect)
+
+
+def _redirect(record: logging.LogRecord) -> bool:
+    """Pass a library's record to the root logger, and keep it from the library's own handlers."""
+    logging.getLogger().handle(record)
+    return False
 
 
 class Relay(logging.Handler):
@@ -260,7 +249,6 @@ BAR_SECONDS: Final = 0.5
 _BAR_WIDTH: Final = 20
 #: The first units may include start-up costs and are not representative.
 FIRST_ESTIMATE: Final = 3
-
 _Item = TypeVar("_Item")
 
 

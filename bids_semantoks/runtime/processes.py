@@ -75,11 +75,9 @@ def _without_main() -> Iterator[None]:
 
 
 class _Crew:
-    """Worker processes and the job that each is running.
-
-    Each has a pipe of its own for jobs, log records and answers: one killed while answering leaves neither a lock nor
-    half an answer to the others, and records arrive before the answer that follows them.
-    """
+    """Worker processes and the job that each is running. Each has a pipe of its own for jobs, log records and answers:
+    one killed while answering leaves neither a lock nor half an answer to the others, and records arrive before the
+    answer that follows them."""
 
     def __init__(
         self,

@@ -23,16 +23,12 @@ from bids_semantoks.errors import ConfigurationError, SemantoksError, TrainingSt
 from bids_semantoks.files import write_json
 
 LOGGER = logging.getLogger("bids_semantoks")
-
 #: Memory of one process besides the encoder's weights, measured on 2 mm runs.
 _PROCESS_BYTES = 900 * 2**20
-
 #: Processes that share a GPU unless more are requested: each keeps its own context and weights in GPU memory.
 _GPU_PROCS = 8
-
 #: Cache folders of libraries, by the variable that moves them.
 _CACHES = (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
-
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -88,11 +84,9 @@ def _has_temporary_place() -> bool:
 
 
 def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, device: str = "cpu") -> int:
-    """Choose the number of processes, at least 1, with a warning if --mem allows fewer than requested.
-
-    By default each process gets two runs or more, since starting one costs seconds, and a GPU at most `_GPU_PROCS`
-    processes. Each loads the weights (`model_bytes`).
-    """
+    """Choose the number of processes, at least 1, with a warning if --mem allows fewer than requested. By default each
+    process gets two runs or more, since starting one costs seconds, and a GPU at most `_GPU_PROCS` processes. Each
+    loads the weights (`model_bytes`)."""
     most = count_cpus() if device == "cpu" else min(count_cpus(), _GPU_PROCS)
     n_procs = running.n_procs or min(most, n_jobs // 2)
     n_procs = max(1, min(n_procs, n_jobs))
@@ -100,13 +94,8 @@ def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, dev
         each = _PROCESS_BYTES + 2 * model_bytes
         fitting = max(1, parse_memory(running.mem) // each)
         if fitting < n_procs:
-            LOGGER.warning(
-                "Using %d instead of %d processes: each needs about %.1f GB and --mem is %s.",
-                fitting,
-                n_procs,
-                each / 2**30,
-                running.mem,
-            )
+            facts = fitting, n_procs, each / 2**30, running.mem
+            LOGGER.warning("Using %d instead of %d processes: each needs about %.1f GB and --mem is %s.", *facts)
             n_procs = fitting
     return n_procs
 
@@ -184,35 +173,29 @@ def read_rank() -> int:
 
 @contextlib.contextmanager
 def record_end(out_dir: Path) -> Iterator[None]:
-    """Record how the enclosed block ended: status, exit code and message.
-
-    The record of an earlier launch of the same name is removed; a process that is killed or interrupted leaves none.
-    """
+    """Record how the enclosed block ended: status, exit code and message. The record of an earlier launch of the same
+    name is removed; a process that is killed or interrupted leaves none."""
     path = find_record(out_dir)
     if path is None:
         yield
         return
+
+    def write(status: str, code: int, message: str) -> None:
+        # A full disk must not mask the error that is being raised.
+        with contextlib.suppress(OSError):
+            write_json(path, {"status": status, "exit_code": code, "message": message})
+
     with contextlib.suppress(OSError):
         path.unlink()
-    status, code, message = "ok", 0, ""
     try:
         yield
     except SemantoksError as error:
-        status = "stopped" if isinstance(error, TrainingStopped) else "failed"
-        code, message = error.exit_code, str(error)
+        write("stopped" if isinstance(error, TrainingStopped) else "failed", error.exit_code, str(error))
         raise
     except Exception as error:
-        status, code, message = "failed", 1, f"{type(error).__name__}: {error}"
+        write("failed", 1, f"{type(error).__name__}: {error}")
         raise
-    except BaseException:
-        # Interrupted: the outcome of the launch is unknown, so nothing is recorded.
-        path = None
-        raise
-    finally:
-        if path is not None:
-            # A full disk must not mask the error that is being raised.
-            with contextlib.suppress(OSError):
-                write_json(path, {"status": status, "exit_code": code, "message": message})
+    write("ok", 0, "")
 
 
 def find_record(out_dir: Path) -> Path | None:
@@ -239,7 +222,6 @@ def handle_signals(
 
 #: What each of several processes must know to find the others, as torchrun sets it.
 _REQUIRED: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
 #: Variables with the number of tasks that a launcher started (SLURM; Open MPI; MPICH, Intel; MVAPICH2; LSF).
 _TASKS: Final = {
     "SLURM_STEP_NUM_TASKS": "srun",
@@ -248,7 +230,6 @@ _TASKS: Final = {
     "MV2_COMM_WORLD_SIZE": "mpirun",
     "JSM_NAMESPACE_SIZE": "jsrun",
 }
-
 _HINT: Final = (
     "Start the processes with torchrun, on several nodes as cluster/slurm/pretrain.sbatch does; for a single process "
     "unset RANK, WORLD_SIZE and LOCAL_RANK."

@@ -12,51 +12,37 @@ from bids_semantoks.errors import RunFailed, RunSkipped, name_some
 from bids_semantoks.records import Bools, Floats
 from bids_semantoks.signals.filters import GAPS, design_butterworth, fill_gaps, filter_both_ways
 
+#: Kept volumes that must remain beyond the regressors and the linear trend.
 MIN_FREEDOM: Final = 5
-"""Kept volumes that must remain beyond the regressors and the linear trend."""
-
-CLEANING: Final = f"ends reflected; gaps {GAPS}"
-"""Part of the settings of outputs, since it determines their values."""
-
 _TREND_TERMS: Final = 2
+#: Volumes that a run needs even if only a linear trend is removed.
 MIN_VOLUMES: Final = _TREND_TERMS + MIN_FREEDOM
-"""Volumes that a run needs even if only a linear trend is removed."""
-
+#: Part of the settings of outputs, since it determines their values.
+CLEANING: Final = f"ends reflected; gaps {GAPS}"
 _ORDER: Final = 5  # of the filter in one direction
 #: A regressor of which detrending and filtering leave less than this share is rounding noise.
 _NOTHING_LEFT: Final = 1e-12
 _DURATION_SLACK: Final = 1e-6
 _CONSTANT: Final = 1e-10
-
 # Beyond these, squares or their sums over a run overflow float32, in which encoders compute.
 _SMALLEST: Final = 1e-15
 _LARGEST: Final = 1e15
 
 
 def count_padding(values: NDArray[np.floating]) -> int:
-    """Count the volumes at the end of (T, P) without data, which repeat one volume in all parcels.
-
-    The first of them is itself padding where all its parcels hold the same number, as zeros do; else it is the last
-    real volume. Volumes of NaN only are skipped; 0 for values that never vary.
-    """
-    n_volumes = len(values)
-    last: NDArray[np.floating] = np.empty(0)
-    places: list[int] = []
-    for place in range(n_volumes - 1, -1, -1):
-        row = values[place]
-        if np.isnan(row).all():
-            continue
-        if not places:
-            last = row
-        elif not np.array_equal(row, last, equal_nan=True):
-            break
-        places.append(place)
-    else:
+    """Count the volumes at the end of (T, P) without data, which repeat one volume in all parcels. The first of them is
+    itself padding where all its parcels hold the same number, as zeros do; else it is the last real volume. Volumes of
+    NaN only are skipped; 0 for values that never vary."""
+    places = np.flatnonzero(~np.isnan(values).all(axis=1))
+    rows, last = values[places], values[places[-1:]]
+    differing = np.flatnonzero(((rows != last) & ~(np.isnan(rows) & np.isnan(last))).any(axis=1))
+    if not differing.size:
         return 0
+    places = places[differing[-1] + 1 :]
     known = last[~np.isnan(last)]
-    is_flat = not known.any() or (len(places) > 1 and np.ptp(known) == 0)
-    first = places[-1] if is_flat else ([n_volumes, *places])[-2]
-    return n_volumes - first
+    is_flat = not known.any() or (places.size > 1 and np.ptp(known) == 0)
+    first = places[0] if is_flat else [*places, len(values)][1]
+    return len(values) - int(first)
 
 
 def find_empty_volumes(values: NDArray[np.floating]) -> Bools:
@@ -97,10 +83,13 @@ def drop_constant(values: Floats, kept: Bools, names: Sequence[str]) -> tuple[st
     `names` (P,)."""
     constant = ~find_varying(values, kept) & ~np.isnan(values).all(axis=0)
     values[:, constant] = np.nan
-    if not constant.any():
-        return ()
-    listed = name_some([name for name, here in zip(names, constant, strict=True) if here])
-    return (f"{int(constant.sum())} of {constant.size} parcels are constant and treated as absent: {listed}.",)
+    return describe_parcels(names, constant, "are constant and treated as absent")
+
+
+def describe_parcels(names: Sequence[str], chosen: NDArray[np.bool_], what: str) -> tuple[str, ...]:
+    """Say in a warning `what` some of the parcels (P,) are, if there are any."""
+    listed = [name for name, here in zip(names, chosen, strict=True) if here]
+    return (f"{len(listed)} of {len(names)} parcels {what}: {name_some(listed)}.",) if listed else ()
 
 
 def find_varying(values: NDArray[np.floating], kept: Bools) -> Bools:
@@ -145,7 +134,8 @@ def clean_signals(
     bad_confounds if even the whole run has too few volumes for the regressors.
     """
     low, high = pass_band(band_pass, repetition_time=repetition_time)
-    confounds = _varying(regressors, kept)
+    # Scaled to unit variance, regressors that are constant over the kept volumes would be rounding noise.
+    confounds = np.asarray(regressors, dtype=np.float64)[:, find_varying(regressors, kept)]
     _check_freedom(kept, confounds.shape[1])
     signals = fill_gaps(np.asarray(values, dtype=np.float64), kept)
     present = ~np.isnan(signals[0])
@@ -197,26 +187,17 @@ def _find_axes(values: Floats) -> Floats:
     return np.asarray(axes[:, weights > weights[0] * max(values.shape) * np.finfo(np.float64).eps])
 
 
-def _varying(regressors: Floats, kept: Bools) -> Floats:
-    """Drop regressors that are constant over kept volumes: scaled to unit variance they would be rounding noise."""
-    return np.asarray(regressors, dtype=np.float64)[:, find_varying(regressors, kept)]
-
-
 def _check_freedom(kept: Bools, n_regressors: int) -> None:
     n_kept, needed = int(kept.sum()), n_regressors + _TREND_TERMS + MIN_FREEDOM
     if n_kept >= needed:
         return
+    is_whole_enough, found = kept.size >= needed, f"{n_kept} of {kept.size} volumes are kept"
     if not n_regressors:
-        reason = "too_few_kept" if kept.size >= needed else "too_short"
-        raise RunSkipped(
-            reason, f"{n_kept} of {kept.size} volumes are kept; removing a linear trend requires at least {needed}."
-        )
-    message = (
-        f"{n_kept} of {kept.size} volumes are kept; {n_regressors} regressors and a linear trend "
-        f"require at least {needed}."
-    )
+        reason = "too_few_kept" if is_whole_enough else "too_short"
+        raise RunSkipped(reason, f"{found}; removing a linear trend requires at least {needed}.")
+    message = f"{found}; {n_regressors} regressors and a linear trend require at least {needed}."
     hint = "Use a --denoise preset with fewer regressors."
-    if kept.size >= needed:
+    if is_whole_enough:
         raise RunSkipped("too_few_kept", message, hint=hint)
     raise RunFailed("bad_confounds", message, hint=hint)
 
@@ -224,11 +205,9 @@ def _check_freedom(kept: Bools, n_regressors: int) -> None:
 def estimate_freedom(
     kept: Bools, n_regressors: int, *, repetition_time: float, band_pass: tuple[float, float] | None
 ) -> float:
-    """Estimate the share (0 to 1) of the degrees of freedom in the pass band that the regressors leave.
-
-    A band of width b over t seconds of kept data holds about 2 * b * t, and each filtered regressor takes one: 36
-    regressors remove nearly everything from 200 s between 0.01 and 0.1 Hz, whatever the number of volumes.
-    """
+    """Estimate the share (0 to 1) of the degrees of freedom in the pass band that the regressors leave. A band of width
+    b over t seconds of kept data holds about 2 * b * t, and each filtered regressor takes one: 36 regressors remove
+    nearly everything from 200 s between 0.01 and 0.1 Hz, whatever the number of volumes."""
     low, high = pass_band(band_pass, repetition_time=repetition_time)
     width = (high or 0.5 / repetition_time) - (low or 0.0)
     available = 2 * width * float(kept.sum()) * repetition_time
@@ -248,16 +227,10 @@ def check_duration(kept: Bools, *, repetition_time: float, min_time: float) -> N
     whole, left = kept.size * repetition_time, int(kept.sum()) * repetition_time
     slack = _DURATION_SLACK * repetition_time
     if kept.size == 0 or whole + slack < min_time:
-        raise RunSkipped(
-            "too_short",
-            f"The run lasts {whole:g} s ({kept.size} volumes of {repetition_time:g} s), "
-            f"shorter than --min-time {min_time:g} s.",
-        )
+        found = f"The run lasts {whole:g} s ({kept.size} volumes of {repetition_time:g} s)"
+        raise RunSkipped("too_short", f"{found}, shorter than --min-time {min_time:g} s.")
     if not kept.any():
         raise RunSkipped("too_few_kept", f"0 of {kept.size} volumes are kept.")
     if left + slack < min_time:
-        raise RunSkipped(
-            "too_few_kept",
-            f"{int(kept.sum())} of {kept.size} volumes are kept ({left:g} of {whole:g} s), "
-            f"less than --min-time {min_time:g} s.",
-        )
+        found = f"{int(kept.sum())} of {kept.size} volumes are kept ({left:g} of {whole:g} s)"
+        raise RunSkipped("too_few_kept", f"{found}, less than --min-time {min_time:g} s.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -14,43 +13,46 @@ from numpy.typing import NDArray
 
 from bids_semantoks import files
 from bids_semantoks.config.call import parse_motion_filter
-from bids_semantoks.errors import RunFailed, RunSkipped
+from bids_semantoks.disk import check_content
+from bids_semantoks.errors import RunFailed, RunSkipped, list_twice, name_some
 from bids_semantoks.files import is_missing, parse_table
 from bids_semantoks.records import FilteredMotion, Floats, Run
 from bids_semantoks.signals.denoising import AROMA, HIGH_PASS_PERIOD, Denoising
 
 MOVEMENTS: Final = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
-_HEAD_RADIUS: Final = 50.0
+DISPLACEMENT: Final = "framewise_displacement"
+_HEAD_RADIUS: Final = 50.0  # mm
+_NO_WIDTH: Final = 1e-6  # Hz
+
+
+Column = Sequence[str] | Floats
 
 
 class ConfoundsTable:
-    """A TSV of confounds with a header; columns are checked when read. `text` replaces the content of the file. Raises
-    RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
+    """A TSV of confounds with a header, or `columns` (T,) in its place: numbers, or text that is checked when read.
+    Raises RunFailed bad_confounds without a header of unique names, RunSkipped no_content (datalad)."""
 
-    def __init__(self, path: Path, *, text: str | None = None, hint: str = "") -> None:
+    def __init__(self, path: Path, columns: Mapping[str, Column] | None = None, *, hint: str = "") -> None:
         self.path = path
         self._hint = hint or "Use another --denoise preset, or rerun fMRIPrep so that it writes these columns."
+        self._columns = dict(self._read_text() if columns is None else columns)
+        self.names = tuple(self._columns)
+        self.n_rows = len(self._columns[self.names[0]])
+
+    def _read_text(self) -> dict[str, Column]:
         try:
-            names, self._rows, _ = parse_table(read_text(path) if text is None else text)
+            names, rows, _ = parse_table(read_text(self.path))
         except ValueError as error:
             self.refuse(str(error))
         if not names:
             self.refuse("is empty")
-        self.names = tuple(names)
-        if all(_is_number(name) for name in self.names):
+        if all(map(_is_number, names)):
             self.refuse(
                 "has no header: its first line contains only numbers", hint="Was it written by fMRIPrep before 1.2?"
             )
-        twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
-        if twice:
+        if twice := list_twice(names):
             self.refuse(f"has duplicate columns: {', '.join(twice[:5])}")
-        self._index = {name: position for position, name in enumerate(self.names)}
-        self._columns: dict[str, Floats] = {}
-
-    @property
-    def n_rows(self) -> int:
-        """Rows below the header."""
-        return len(self._rows)
+        return {name: [row[position] for row in rows] for position, name in enumerate(names)}
 
     def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
         """Raise RunFailed bad_confounds; `problem` continues the sentence after the path."""
@@ -58,33 +60,26 @@ class ConfoundsTable:
 
     def check_columns(self, names: Sequence[str], why: str) -> None:
         """Raise RunFailed bad_confounds with the missing columns and why they are required."""
-        missing = [name for name in names if name not in self._index]
+        missing = [name for name in names if name not in self._columns]
         if missing:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            self.refuse(f"lacks {', '.join(missing[:5])}{more}, required for {why}", hint=self._hint)
+            self.refuse(f"lacks {name_some(missing)}, required for {why}", hint=self._hint)
 
-    def read_cells(self, name: str) -> tuple[str, ...]:
-        """Return the cells (T,) of an existing column as text."""
-        position = self._index[name]
-        return tuple(row[position] for row in self._rows)
+    def with_columns(self, columns: Mapping[str, Column]) -> ConfoundsTable:
+        """Return a new table of the same path with columns appended."""
+        return ConfoundsTable(self.path, {**self._columns, **columns}, hint=self._hint)
 
-    def with_columns(self, cells: Mapping[str, Sequence[str]]) -> ConfoundsTable:
-        """Return a new table of the same path with columns appended, cells (T,) by name."""
-        lines = ["\t".join((*self.names, *cells))]
-        lines += [
-            "\t".join((*row, *more)) for row, more in zip(self._rows, zip(*cells.values(), strict=True), strict=True)
-        ]
-        return ConfoundsTable(self.path, text="\n".join(lines), hint=self._hint)
+    def read_cells(self, name: str) -> Column:
+        """Return an existing column (T,) as it is."""
+        return self._columns[name]
 
     def read_column(self, name: str) -> Floats:
         """Read an existing column (T,); NaN for n/a. Raises RunFailed bad_confounds with the row
         of a value that is neither finite nor n/a."""
-        if name in self._columns:
-            return self._columns[name].copy()
-        position = self._index[name]
+        cells = self._columns[name]
+        if isinstance(cells, np.ndarray):
+            return cells.copy()
         values = np.full(self.n_rows, np.nan)
-        for number, row in enumerate(self._rows):
-            cell = row[position]
+        for number, cell in enumerate(cells):
             if is_missing(cell):
                 continue
             if not _is_number(cell):
@@ -94,11 +89,9 @@ class ConfoundsTable:
         return values.copy()
 
     def read_regressor(self, name: str, kept: NDArray[np.bool_]) -> Floats:
-        """Read an existing column (T,), finite in every kept volume.
-
-        n/a in the first volume (derivatives) becomes the value of the first kept volume that has one, or 0 if there is
-        none. Raises RunFailed bad_confounds for n/a in a later kept volume.
-        """
+        """Read an existing column (T,), finite in every kept volume. n/a in the first volume (derivatives) becomes the
+        value of the first kept volume that has one, or 0 if there is none. Raises RunFailed bad_confounds for n/a in a
+        later kept volume."""
         values = self.read_column(name)
         known = np.flatnonzero(kept & ~np.isnan(values))
         if np.isnan(values[0]):
@@ -118,41 +111,43 @@ def _is_number(cell: str) -> bool:
 
 def read_text(path: Path) -> str:
     """Read a text file of a run; RunFailed bad_confounds, RunSkipped no_content (datalad link or pointer)."""
-    if path.is_symlink() and not path.exists():
-        _refuse_content(path)
     try:
-        text = files.read_text(path)
+        check_content(path)
+        return files.read_text(path)
     except ValueError as error:
         raise RunFailed("bad_confounds", f"{path} {error}.") from error
     except OSError as error:
         raise RunFailed("bad_confounds", f"{path} cannot be read ({error.strerror}).") from error
-    if text.startswith("/annex/objects/"):
-        _refuse_content(path)
-    return text
 
 
-def _refuse_content(path: Path) -> NoReturn:
-    raise RunSkipped("no_content", f"The content of {path} has not been fetched.", hint="Run `datalad get` first.")
-
-
-def read_censored(path: Path) -> tuple[ConfoundsTable, NDArray[np.bool_]]:
-    """Read a pipeline's table of censored volumes; return it and which volumes of the run (T,) were kept."""
-    table = ConfoundsTable(path)
+def read_censored(run: Run, n_volumes: int, *, hint: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[str]]:
+    """Read which volumes of a run (T,) its pipeline kept, which are among the `n_volumes` stored ones, and a note;
+    without a table of censored volumes, all. Raises RunFailed bad_confounds with `hint` if the numbers do not match."""
+    if run.confounds is None:
+        return np.ones(n_volumes, dtype=np.bool_), np.ones(n_volumes, dtype=np.bool_), []
+    table = ConfoundsTable(run.confounds)
     # XCP-D's exact_* columns select volumes for matrices of a fixed duration.
     flags = [name for name in table.names if not name.startswith("exact_")]
-    if "framewise_displacement" in flags:
-        flags = ["framewise_displacement"]
+    if DISPLACEMENT in flags:
+        flags = [DISPLACEMENT]
     if not flags:
-        table.refuse("has no column framewise_displacement with the censored volumes")
-    return table, np.asarray(np.all([table.read_column(name) == 0 for name in flags], axis=0))
+        table.refuse(f"has no column {DISPLACEMENT} with the censored volumes")
+    kept = np.asarray(np.all([table.read_column(name) == 0 for name in flags], axis=0))
+    n_kept = int(kept.sum())
+    n_censored = kept.size - n_kept
+    if n_volumes == kept.size:
+        note = f"{n_censored} volumes censored and interpolated by {run.pipeline} are set to n/a."
+        return kept, np.ones_like(kept), [note] if n_censored else []
+    if n_volumes != n_kept:
+        found = f"keeps {n_kept} of {kept.size} volumes, but {run.bold.name} has {n_volumes}, which matches neither"
+        table.refuse(found, hint=hint)
+    return kept, kept.copy(), [f"{n_censored} censored volumes were removed by {run.pipeline} and are set to n/a."]
 
 
 def open_confounds(run: Run, denoising: Denoising, *, repetition_time: float) -> ConfoundsTable | Path | None:
     """Open the confounds of a run not yet denoised; ICA-AROMA components are read only if `denoising` uses them.
-
     Returns a table where columns were computed or added, else the path of fMRIPrep's table, or None. Raises RunFailed
-    bad_confounds (damaged or mismatched files), RunSkipped no_content (datalad link without content).
-    """
+    bad_confounds (damaged or mismatched files), RunSkipped no_content (datalad link without content)."""
     if run.confounds is not None and run.columns:
         return load_movement(run.confounds, run.columns, repetition_time=repetition_time)
     if run.confounds is not None and run.tables and "ica_aroma" in denoising.strategy:
@@ -181,12 +176,10 @@ def load_movement(path: Path, columns: tuple[str, ...], *, repetition_time: floa
         step = np.diff(named[name], prepend=np.nan)
         table |= {name: named[name], f"{name}_derivative1": step}
         table |= {f"{name}_power2": named[name] ** 2, f"{name}_derivative1_power2": step**2}
-    table["framewise_displacement"] = compute_displacement(np.stack([named[name] for name in MOVEMENTS]))
+    table[DISPLACEMENT] = compute_displacement(np.stack([named[name] for name in MOVEMENTS]))
     table |= build_cosines(len(values), repetition_time)
-    rows = np.stack(list(table.values()), axis=1).tolist()
-    lines = ["\t".join("n/a" if math.isnan(cell) else repr(cell) for cell in row) for row in rows]
     hint = "With movement regressors only, use --denoise none or 24p; --fd-threshold also works."
-    return ConfoundsTable(path, text="\n".join(["\t".join(table), *lines]), hint=hint)
+    return ConfoundsTable(path, table, hint=hint)
 
 
 def compute_displacement(parameters: Floats) -> Floats:
@@ -247,8 +240,7 @@ def _add_components(table: ConfoundsTable, paths: tuple[Path, ...], prefix: str)
         signal = np.column_stack([np.ones(len(values)), values[:, ~is_noise]])
         noise = noise - signal @ np.linalg.lstsq(signal, noise, rcond=None)[0]
     width = max(2, len(str(len(rejected))))
-    columns = enumerate(noise.T.tolist())
-    return table.with_columns({f"{prefix}{n:0{width}d}": [repr(cell) for cell in column] for n, column in columns})
+    return table.with_columns({f"{prefix}{n:0{width}d}": column for n, column in enumerate(noise.T)})
 
 
 def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
@@ -256,24 +248,16 @@ def _read_rejected(path: Path, mixing: ConfoundsTable) -> tuple[str, ...]:
     table = ConfoundsTable(path)
     if "classification" not in table.names:
         table.refuse("has no column classification")
-    classes = [cell.strip() for cell in table.read_cells("classification")]
+    classes = [str(cell).strip() for cell in table.read_cells("classification")]
     if len(classes) != len(mixing.names):
-        raise RunFailed(
-            "bad_confounds", f"{path} has {len(classes)} components, but {mixing.path} {len(mixing.names)} columns."
-        )
+        table.refuse(f"has {len(classes)} components, but {mixing.path} {len(mixing.names)} columns")
     return tuple(name for name, kind in zip(mixing.names, classes, strict=True) if kind == "rejected")
-
-
-_DISPLACEMENT = "framewise_displacement"
-_NO_WIDTH = 1e-6
 
 
 def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, Floats, str]:
     """Design ``lp:HZ`` or ``notch:LOW-HIGH``: numerator and denominator to run forwards and backwards, and a note.
-
-    Edges of a stop band above the Nyquist frequency are replaced by their aliases (Fair et al. 2020,
-    NeuroImage 208, 116400). Raises RunFailed bad_confounds for edges that this repetition time (s) does not allow.
-    """
+    Edges of a stop band above the Nyquist frequency are replaced by their aliases (Fair et al. 2020, NeuroImage 208,
+    116400). Raises RunFailed bad_confounds for edges that this repetition time (s) does not allow."""
     from scipy.signal import butter, iirnotch
 
     kind, edges = parse_motion_filter(motion_filter)
@@ -300,13 +284,13 @@ def design_filter(motion_filter: str, repetition_time: float) -> tuple[Floats, F
 
 
 def filter_motion(
-    table: ConfoundsTable, motion_filter: str, *, n_dummy: int, repetition_time: float, notes: list[str]
-) -> FilteredMotion:
-    """Compute framewise displacement (T,) in mm from the six movement parameters of a table, filtered.
-
-    Volumes before `n_dummy` are not filtered, since their jumps would cause ringing; they and the first volume after
-    them are NaN. Raises RunFailed bad_confounds if a parameter is missing or was filtered before.
-    """
+    table: ConfoundsTable, motion_filter: str | None, *, n_dummy: int, repetition_time: float, notes: list[str]
+) -> FilteredMotion | None:
+    """Compute framewise displacement (T,) in mm from the six movement parameters of a table, filtered; None without a
+    filter. Volumes before `n_dummy` are not filtered, since their jumps would cause ringing; they and the next are NaN.
+    Raises RunFailed bad_confounds if a parameter is missing or was filtered before."""
+    if motion_filter is None:
+        return None
     option = f"--motion-filter {motion_filter}"
     if _is_filtered(table.path):
         table.refuse(f"contains motion parameters that are already filtered; {option} would filter them again")
@@ -327,22 +311,29 @@ def filter_motion(
 
 def read_filtered(paths: Sequence[Path], n_volumes: int) -> tuple[FilteredMotion | None, tuple[str, ...]]:
     """Read the displacement (T,) that a pipeline computed from filtered motion: a column of its motion table, or a
-    table with ``desc-filtered``. An unreadable table only gives a note, since it is optional."""
+    table with ``desc-filtered``; None with a note if unreadable."""
+    values, source, notes = read_displacement(paths, n_volumes, filtered=True)
+    return None if values is None else FilteredMotion(values=values, source=source), notes
+
+
+def read_displacement(
+    paths: Sequence[Path], n_volumes: int, *, filtered: bool = False
+) -> tuple[Floats | None, str, tuple[str, ...]]:
+    """Read framewise displacement (T,) from the first of several optional tables that has it, and name the column; None
+    if none has it, with a note if a table cannot be used."""
+    lack = "Filtered motion is unavailable" if filtered else "Motion is unavailable"
     for path in paths:
-        name = _DISPLACEMENT if _is_filtered(path) else f"{_DISPLACEMENT}_filtered"
+        name = f"{DISPLACEMENT}_filtered" if filtered and not _is_filtered(path) else DISPLACEMENT
         try:
             table = ConfoundsTable(path)
-            if name not in table.names:
-                continue
-            values = table.read_column(name)
+            values = table.read_column(name) if name in table.names else None
         except (RunFailed, RunSkipped) as error:
-            return None, (f"Filtered motion is unavailable: {error.message}",)
-        if values.size != n_volumes:
-            return None, (
-                f"Filtered motion is unavailable: {path.name} has {values.size} rows for {n_volumes} volumes.",
-            )
-        return FilteredMotion(values=values, source=f"{name} in {path.name}"), ()
-    return None, ()
+            return None, "", (f"{lack}: {error.message}",)
+        if values is not None and values.size != n_volumes:
+            return None, "", (f"{lack}: {path.name} has {values.size} rows for {n_volumes} volumes.",)
+        if values is not None:
+            return values, f"{name} in {path.name}", ()
+    return None, "", ()
 
 
 def _is_filtered(path: Path) -> bool:

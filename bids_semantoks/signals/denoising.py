@@ -10,12 +10,8 @@ from typing import Any, Final
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import read_json
 
-HIGH_PASS_PERIOD: Final = 128.0
-"""Cut-off period (s) of the high-pass that fMRIPrep's cosines implement."""
-
+HIGH_PASS_PERIOD: Final = 128.0  # cut-off (s) of the high-pass that fMRIPrep's cosines implement
 PRESETS: Final = ("none", "simple", "simple+gsr", "24p", "36p", "compcor", "acompcor", "ica_aroma", "ica_aroma_aggr")
-
-_PRESET_FOLDER: Final = Path(__file__).parent.parent / "data" / "denoise"
 MODELS: Final = {
     "basic": ("",),
     "derivatives": ("", "_derivative1"),
@@ -86,7 +82,8 @@ def load_denoising(name_or_file: str, band_pass: tuple[float, float] | None = No
     if it does not exist, is invalid or has a key that would be ignored.
     """
     if name_or_file in PRESETS:
-        preset = _read_denoising(_PRESET_FOLDER / f"{name_or_file}.json", name_or_file)
+        folder = Path(__file__).parent.parent / "data" / "denoise"
+        preset = _read_denoising(folder / f"{name_or_file}.json", name_or_file)
         is_filtered = band_pass is not None and band_pass[0] >= 1 / HIGH_PASS_PERIOD
         if not is_filtered or "compcor" in preset.strategy:
             return preset

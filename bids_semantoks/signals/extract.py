@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.disk import check_content
-from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped, name_some
+from bids_semantoks.errors import AtlasError, RunFailed, RunSkipped
 from bids_semantoks.images.fsl_warps import check_warp
-from bids_semantoks.images.volumes import Volumes, is_surface, load_volumes
+from bids_semantoks.images.volumes import Volumes, load_volumes
+from bids_semantoks.inputs.names import is_surface_file
 from bids_semantoks.inputs.repetition_time import decide_repetition_time
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals, Run
 from bids_semantoks.signals.cleaning import (
     MIN_VOLUMES,
     check_duration,
     clean_signals,
+    describe_parcels,
     drop_constant,
     drop_empty,
     estimate_freedom,
@@ -27,18 +27,15 @@ from bids_semantoks.signals.confounds import open_confounds
 from bids_semantoks.signals.denoising import Denoising
 from bids_semantoks.signals.regressors import Regressors, has_confounds, select_regressors, select_volumes
 from bids_semantoks.signals.surface_means import SurfaceSeries, extract_surface_means, load_surface_series
-from bids_semantoks.signals.volume_means import ParcelMeans, extract_means, extract_native_means
+from bids_semantoks.signals.volume_means import extract_means, extract_native_means
 
 #: Share of the pass band's degrees of freedom below which a warning is given.
 _LITTLE_FREEDOM = 0.3
 
 
 def check_run(run: Run, config: SignalsConfig, denoising: Denoising) -> Regressors:
-    """Check a run without reading its voxels; return its regressors and kept volumes.
-
-    Raises RunSkipped no_content, too_short or too_few_kept; RunFailed no_mask, no_repetition_time,
-    no_confounds, bad_confounds or bad_image.
-    """
+    """Check a run without reading its voxels; return its regressors and kept volumes. Raises RunSkipped no_content,
+    too_short or too_few_kept; RunFailed no_mask, no_repetition_time, no_confounds, bad_confounds or bad_image."""
     series, _ = _open_run(run)
     repetition_time, _ = decide_repetition_time(run, series.repetition_time)
     return _select_volumes(run, series.n_volumes, repetition_time, config, denoising)
@@ -57,7 +54,7 @@ def _open_run(run: Run) -> tuple[Volumes | SurfaceSeries, Path | None]:
     """Read the header of a run's image, and find its mask."""
     check_content(run.bold)
     mask = _find_mask(run)
-    return load_surface_series(run) if is_surface(run.bold) else load_volumes(run.bold), mask
+    return load_surface_series(run) if is_surface_file(run.bold.name) else load_volumes(run.bold), mask
 
 
 def _select_volumes(
@@ -88,10 +85,8 @@ def _select_volumes(
 
 def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: Denoising) -> ParcelSignals:
     """Extract the raw and cleaned parcel signals (T, P) of one run; NaN columns where coverage < `config.min_coverage`.
-
-    Raises AtlasError if the atlas is in another space than the run or covers nothing of it; RunSkipped and RunFailed
-    as `check_run`, and RunFailed space_mismatch or low_coverage.
-    """
+    Raises AtlasError if the atlas is in another space than the run or covers nothing of it; RunSkipped and RunFailed as
+    `check_run`, and RunFailed space_mismatch or low_coverage."""
     if run.space != atlas.space:
         raise AtlasError(
             f"The atlas {atlas.name} is in space {atlas.space}, {run.bold} in {run.space or 'an unknown space'}.",
@@ -120,7 +115,7 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
     raw = np.full((regressors.stored.size, len(atlas.parcels)), np.nan)
     raw[np.ix_(regressors.stored, present)] = means.values[:, present]
     gone, n_padding, empty_notes = drop_empty(raw, regressors.kept, regressors.stored)
-    regressors = replace(regressors, kept=regressors.kept & ~gone)
+    regressors = regressors._replace(kept=regressors.kept & ~gone)
     check_duration(regressors.kept, repetition_time=repetition_time, min_time=config.min_time)
     constant_notes = drop_constant(raw, regressors.kept, atlas.parcels)
     if np.isnan(raw).all():
@@ -128,13 +123,16 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
     cleaned = clean_signals(
         raw, regressors.values, regressors.kept, repetition_time=repetition_time, band_pass=config.band_pass
     )
+    is_outside = means.n_voxels == 0
+    shortage = f"coverage below {config.min_coverage:g}" if config.min_coverage else f"no usable {unit}"
     notes = (
         *time_notes,
         *regressors.warnings,
         *means.warnings,
         *empty_notes,
         *constant_notes,
-        *_describe_absent(atlas, means, present, config.min_coverage, unit),
+        *describe_parcels(atlas.parcels, is_outside, f"have no {unit} on this grid and are treated as absent"),
+        *describe_parcels(atlas.parcels, ~present & ~is_outside, f"have {shortage} and are treated as absent"),
         *_describe_freedom(regressors, repetition_time, config.band_pass),
     )
     return ParcelSignals(
@@ -156,11 +154,9 @@ def extract_signals(run: Run, atlas: Atlas, config: SignalsConfig, denoising: De
 
 
 def compute_temporal_snr(raw: Floats, kept: Bools) -> Floats:
-    """Compute the mean of each parcel's signal over its SD around a line, in kept volumes: (T, P) -> (P,).
-
-    NaN for absent and constant parcels and below 1: the SD of a BOLD signal does not exceed its mean, so the mean must
-    have been removed already.
-    """
+    """Compute the mean of each parcel's signal over its SD around a line, in kept volumes: (T, P) -> (P,). NaN for
+    absent and constant parcels and below 1: the SD of a BOLD signal does not exceed its mean, so the mean must have
+    been removed already."""
     signals = raw[kept]
     line = np.stack([np.ones(len(signals)), np.linspace(-1, 1, len(signals))], axis=1)
     deviation = (signals - line @ np.linalg.lstsq(line, np.nan_to_num(signals), rcond=None)[0]).std(axis=0)
@@ -186,7 +182,7 @@ def _find_mask(run: Run) -> Path | None:
     if run.warp is not None:
         check_warp(run.bold, run.mask, run.warp)
     # Pipelines that denoise set voxels outside the brain to zero, and some write no mask; surfaces have no outside.
-    if run.mask is None and (run.is_denoised or is_surface(run.bold)):
+    if run.mask is None and (run.is_denoised or is_surface_file(run.bold.name)):
         return None
     if run.mask is None:
         raise RunFailed(
@@ -197,22 +193,3 @@ def _find_mask(run: Run) -> Path | None:
         )
     check_content(run.mask)
     return run.mask
-
-
-def _describe_absent(
-    atlas: Atlas, means: ParcelMeans, present: NDArray[np.bool_], min_coverage: float, unit: str
-) -> tuple[str, ...]:
-    no_voxels = [name for name, n in zip(atlas.parcels, means.n_voxels, strict=True) if n == 0]
-    low = [name for name, n, here in zip(atlas.parcels, means.n_voxels, present, strict=True) if n > 0 and not here]
-    shortage = f"coverage below {min_coverage:g}" if min_coverage else f"no usable {unit}"
-    notes = []
-    if no_voxels:
-        notes.append(
-            f"{len(no_voxels)} of {len(atlas.parcels)} parcels have no {unit} on this grid and are treated as "
-            f"absent: {name_some(no_voxels)}."
-        )
-    if low:
-        notes.append(
-            f"{len(low)} of {len(atlas.parcels)} parcels have {shortage} and are treated as absent: {name_some(low)}."
-        )
-    return tuple(notes)

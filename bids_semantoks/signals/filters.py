@@ -1,7 +1,5 @@
-"""Zero-phase Butterworth filters, and gaps that dropped volumes leave in signals (T volumes, P columns).
-
-In NumPy only: SciPy's filters are as fast, but importing SciPy takes longer than everything else that a run needs.
-"""
+"""Zero-phase Butterworth filters, and gaps that dropped volumes leave in signals (T volumes, P columns). In NumPy only:
+SciPy's filters are as fast, but importing SciPy takes longer than everything else that a run needs."""
 
 from __future__ import annotations
 
@@ -23,11 +21,9 @@ class Section(NamedTuple):
 
 
 def design_butterworth(order: int, *, low: float | None, high: float | None, rate: float) -> list[Section]:
-    """Design a high-pass (edge `low`), low-pass (`high`) or band-pass filter by the bilinear transform.
-
-    Edges and sampling `rate` in Hz, each edge between 0 and half the rate; the gain at an edge is 1 / sqrt(2). The
-    poles of a band-pass are twice `order`. Raises ValueError without an edge.
-    """
+    """Design a high-pass (edge `low`), low-pass (`high`) or band-pass filter by the bilinear transform. Edges and
+    sampling `rate` in Hz, each edge between 0 and half the rate; the gain at an edge is 1 / sqrt(2). The poles of a
+    band-pass are twice `order`. Raises ValueError without an edge."""
     prototype = np.exp(1j * np.pi * (np.arange(order) + 0.5 + order / 2) / order)
     # Pre-warped so that the transform is s = (z - 1) / (z + 1).
     edges = [np.tan(np.pi * edge / rate) for edge in (low, high) if edge is not None]
@@ -72,11 +68,9 @@ def _build_section(poles: NDArray[np.complex128], pair: Floats) -> Section:
 def filter_both_ways(
     sections: list[Section], signals: Floats, *, padding: int, reflection: Literal["even", "odd"]
 ) -> Floats:
-    """Filter (T, P) forwards and backwards, so that nothing is delayed and gains are squared.
-
-    Both ends are extended by `padding` (< T) volumes: mirrored (even), or reflected about the end value (odd).
-    Each direction starts in the steady state of its first value.
-    """
+    """Filter (T, P) forwards and backwards, so that nothing is delayed and gains are squared. Both ends are extended by
+    `padding` (< T) volumes: mirrored (even), or reflected about the end value (odd). Each direction starts in the
+    steady state of its first value."""
     start, end = signals[padding:0:-1], signals[-2 : -padding - 2 : -1]
     if reflection == "odd":
         start, end = 2 * signals[:1] - start, 2 * signals[-1:] - end
@@ -114,10 +108,8 @@ def _unroll(poles: Floats) -> Floats:
 
 #: Longest gap (volumes) interpolated by a cubic spline, as in nilearn; in longer gaps splines overshoot.
 SPLINE_VOLUMES: Final = 3
-
+#: Part of the settings of outputs, since it determines their values.
 GAPS: Final = "by spline, by Lomb-Scargle spectrum where one exceeds 3 volumes"
-"""Part of the settings of outputs, since it determines their values."""
-
 _OVERSAMPLING: Final = 8
 _COLUMNS: Final = 64  # at once: the spectrum of 64 columns of 1,200 volumes takes 5 MB
 
@@ -148,7 +140,8 @@ def fill_gaps(values: Floats, kept: Bools) -> Floats:
     from scipy.interpolate import CubicSpline
 
     inside = filled[first : last + 1, ~absent]
-    if _find_longest_gap(is_known) <= SPLINE_VOLUMES:
+    longest = int(np.diff(known).max()) - 1
+    if longest <= SPLINE_VOLUMES:
         inside[~is_known] = CubicSpline(np.flatnonzero(is_known), inside[is_known])(np.flatnonzero(~is_known))
     else:
         for start in range(0, inside.shape[1], _COLUMNS):
@@ -158,17 +151,10 @@ def fill_gaps(values: Floats, kept: Bools) -> Floats:
     return filled
 
 
-def _find_longest_gap(is_known: Bools) -> int:
-    """Find the length of the longest gap between two known volumes."""
-    return int(np.diff(np.flatnonzero(is_known)).max()) - 1
-
-
 def _estimate_from_spectrum(values: Floats, is_known: Bools) -> Floats:
-    """Estimate all volumes (T, P) from the Lomb-Scargle spectrum of the known ones, scaled to their variance.
-
-    Volumes are equally spaced, so all sums of the periodogram (Scargle, 1982, ApJ 263, 835-853) are Fourier transforms
-    of the series with zeros in the gaps.
-    """
+    """Estimate all volumes (T, P) from the Lomb-Scargle spectrum of the known ones, scaled to their variance. Volumes
+    are equally spaced, so all sums of the periodogram (Scargle, 1982, ApJ 263, 835-853) are Fourier transforms of the
+    series with zeros in the gaps."""
     n_volumes, n_known = is_known.size, int(is_known.sum())
     length = _OVERSAMPLING * n_volumes
     # Up to the Nyquist frequency of volumes that are as many, but equally spaced.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import parse_json
 from bids_semantoks.records import Bools, FilteredMotion, Floats, Run
 from bids_semantoks.signals.confounds import (
+    DISPLACEMENT,
     ConfoundsTable,
     count_cosines,
     filter_motion,
@@ -24,12 +24,10 @@ from bids_semantoks.signals.confounds import (
 )
 from bids_semantoks.signals.denoising import AROMA, BASES, COMPCOR, HIGH_PASS_PERIOD, MODELS, Denoising
 
-_DISPLACEMENT: Final = "framewise_displacement"
 _NO_SCRUBBING: Final = "Remove --fd-threshold, or provide this column."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Regressors:
+class Regressors(NamedTuple):
     """Regressors of one run and its kept volumes."""
 
     names: tuple[str, ...]  # (C,) columns of the confounds table, in its order
@@ -40,14 +38,6 @@ class Regressors:
     framewise_displacement: Floats  # (T,) in mm; NaN where the table has none, as in the first volume
     warnings: tuple[str, ...] = ()
     filtered_motion: FilteredMotion | None = None
-
-    def __post_init__(self) -> None:
-        if self.values.shape != (self.kept.size, len(self.names)):
-            raise ValueError(f"values {self.values.shape} do not fit {self.kept.size} volumes, {len(self.names)} names")
-        if self.framewise_displacement.shape != self.kept.shape:
-            raise ValueError(
-                f"framewise_displacement {self.framewise_displacement.shape} does not fit {self.kept.size}"
-            )
 
 
 def has_confounds(path: Path | None, denoising: Denoising, config: SignalsConfig, *, missing: str = "") -> bool:
@@ -91,7 +81,8 @@ def select_regressors(
         n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
         note = "No confounds table: framewise displacement and non-steady-state volumes are unknown."
         kept = np.arange(n_volumes) >= n_dummy
-        return _build_without_regressors(kept, np.ones_like(kept), n_dummy, np.full(n_volumes, np.nan), [note])
+        unknown = np.full(n_volumes, np.nan)
+        return Regressors((), np.zeros((n_volumes, 0)), kept, np.ones_like(kept), n_dummy, unknown, (note,))
     table = confounds if isinstance(confounds, ConfoundsTable) else ConfoundsTable(confounds)
     if table.n_rows != n_volumes:
         table.refuse(f"has {table.n_rows} rows, but the BOLD image has {n_volumes} volumes")
@@ -100,7 +91,7 @@ def select_regressors(
     n_dummy = n_steady if config.dummy_scans == "auto" else min(int(config.dummy_scans), n_volumes)
     if n_dummy < n_steady:
         notes.append(f"--dummy-scans {n_dummy} keeps volumes that {path.name} marks as non-steady-state.")
-    filtered = _filter_motion(table, config, n_dummy, repetition_time, notes)
+    filtered = filter_motion(table, config.motion_filter, n_dummy=n_dummy, repetition_time=repetition_time, notes=notes)
     displacement = _read_displacement(table, None if filtered else config.fd_threshold, notes)
     kept = np.arange(n_volumes) >= n_dummy
     if config.fd_threshold is not None:
@@ -109,24 +100,7 @@ def select_regressors(
     values = np.zeros((n_volumes, len(names)))
     for position, name in enumerate(names):
         values[:, position] = table.read_regressor(name, kept)
-    return Regressors(
-        names=names,
-        values=values,
-        kept=kept,
-        stored=np.ones(n_volumes, dtype=np.bool_),
-        n_dummy=n_dummy,
-        framewise_displacement=displacement,
-        warnings=tuple(notes),
-        filtered_motion=filtered,
-    )
-
-
-def _filter_motion(
-    table: ConfoundsTable, config: SignalsConfig, n_dummy: int, repetition_time: float, notes: list[str]
-) -> FilteredMotion | None:
-    if config.motion_filter is None:
-        return None
-    return filter_motion(table, config.motion_filter, n_dummy=n_dummy, repetition_time=repetition_time, notes=notes)
+    return Regressors(names, values, kept, np.ones_like(kept), n_dummy, displacement, tuple(notes), filtered)
 
 
 def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
@@ -144,11 +118,11 @@ def _count_non_steady(table: ConfoundsTable, notes: list[str]) -> int:
 
 
 def _read_displacement(table: ConfoundsTable, fd_threshold: float | None, notes: list[str]) -> Floats:
-    if _DISPLACEMENT in table.names:
-        return table.read_column(_DISPLACEMENT)
+    if DISPLACEMENT in table.names:
+        return table.read_column(DISPLACEMENT)
     if fd_threshold is not None:
-        table.refuse(f"lacks {_DISPLACEMENT}, required for --fd-threshold", hint=_NO_SCRUBBING)
-    notes.append(f"{table.path.name} has no {_DISPLACEMENT}; motion is unavailable.")
+        table.refuse(f"lacks {DISPLACEMENT}, required for --fd-threshold", hint=_NO_SCRUBBING)
+    notes.append(f"{table.path.name} has no {DISPLACEMENT}; motion is unavailable.")
     return np.full(table.n_rows, np.nan)
 
 
@@ -162,13 +136,13 @@ def _scrub(
     unknown = kept & np.isnan(displacement)
     if kept.any() and unknown[kept].all():
         table.refuse(
-            f"has no value of {_DISPLACEMENT} in any of {int(kept.sum())} volumes; required for --fd-threshold",
+            f"has no value of {DISPLACEMENT} in any of {int(kept.sum())} volumes; required for --fd-threshold",
             hint=_NO_SCRUBBING,
         )
     # Only the first volume has no predecessor.
     if gaps := (np.flatnonzero(unknown[1:]) + 2).tolist():
         notes.append(
-            f"{table.path.name} has n/a in {len(gaps)} later rows of {_DISPLACEMENT} (first in row {gaps[0]}); these "
+            f"{table.path.name} has n/a in {len(gaps)} later rows of {DISPLACEMENT} (first in row {gaps[0]}); these "
             "volumes are not scrubbed."
         )
     return np.asarray(kept & ~(displacement > threshold))
@@ -290,63 +264,34 @@ def select_volumes(run: Run, config: SignalsConfig, *, n_volumes: int, repetitio
     no_confounds if these have no motion table, bad_confounds if a table is damaged or does not match the volumes;
     RunSkipped no_content.
     """
-    kept, stored, notes = _read_censored(run, n_volumes)
+    hint = "Are the table and the image from the same run of the pipeline?"
+    kept, stored, notes = read_censored(run, n_volumes, hint=hint)
     n_dummy = 0 if config.dummy_scans == "auto" else min(int(config.dummy_scans), kept.size)
     kept[:n_dummy] = False
     table = _find_motion_table(run, kept.size)
-    displacement = np.full(kept.size, np.nan) if table is None else table.read_column(_DISPLACEMENT)
+    displacement = np.full(kept.size, np.nan) if table is None else table.read_column(DISPLACEMENT)
     if table is None and (config.fd_threshold is not None or config.motion_filter is not None):
         option = "--fd-threshold" if config.fd_threshold is not None else "--motion-filter"
         there = ", ".join(path.name for path in run.tables)
         lack = f"{there} lacks" if there else "No motion table with"
         raise RunFailed(
             "bad_confounds" if there else "no_confounds",
-            f"{lack} {_DISPLACEMENT} for {run.bold}, required for {option}.",
+            f"{lack} {DISPLACEMENT} for {run.bold}, required for {option}.",
             hint=f"Remove {option}, or provide this column.",
         )
-    filtered = None if table is None else _filter_motion(table, config, n_dummy, repetition_time, notes)
-    if table is not None and config.fd_threshold is not None:
-        kept = _scrub(filtered or displacement, kept, config.fd_threshold, table, notes)
-    if filtered is None:
-        filtered, more = read_filtered(run.tables, kept.size) if not run.columns else (None, ())
+    filtered = None
+    if table is not None:
+        filtered = filter_motion(
+            table, config.motion_filter, n_dummy=n_dummy, repetition_time=repetition_time, notes=notes
+        )
+        if config.fd_threshold is not None:
+            kept = _scrub(filtered or displacement, kept, config.fd_threshold, table, notes)
+    if filtered is None and not run.columns:
+        filtered, more = read_filtered(run.tables, kept.size)
         notes.extend(more)
     if table is None:
         notes.append("No motion table: framewise displacement is unknown.")
-    regressors = _build_without_regressors(kept, stored, n_dummy, displacement, notes)
-    return replace(regressors, filtered_motion=filtered)
-
-
-def _build_without_regressors(
-    kept: Bools, stored: Bools, n_dummy: int, displacement: Floats, notes: list[str]
-) -> Regressors:
-    return Regressors(
-        names=(),
-        values=np.zeros((kept.size, 0)),
-        kept=kept,
-        stored=stored,
-        n_dummy=n_dummy,
-        framewise_displacement=displacement,
-        warnings=tuple(notes),
-    )
-
-
-def _read_censored(run: Run, n_volumes: int) -> tuple[Bools, Bools, list[str]]:
-    """Read which volumes of the run (T,) the pipeline kept, which of them are in the image, and a note."""
-    everything = np.ones(n_volumes, dtype=np.bool_)
-    if run.confounds is None:
-        return everything.copy(), everything, []
-    table, kept = read_censored(run.confounds)
-    n_censored = int((~kept).sum())
-    if n_volumes == kept.size:
-        note = f"{n_censored} volumes censored and interpolated by {run.pipeline} are set to n/a."
-        return kept, everything, [note] if n_censored else []
-    if n_volumes != kept.size - n_censored:
-        table.refuse(
-            f"keeps {kept.size - n_censored} of {kept.size} volumes, but {run.bold.name} has {n_volumes}, which "
-            "matches neither",
-            hint="Are the table and the image from the same run of the pipeline?",
-        )
-    return kept, kept.copy(), [f"{n_censored} censored volumes were removed by {run.pipeline} and are set to n/a."]
+    return Regressors((), np.zeros((kept.size, 0)), kept, stored, n_dummy, displacement, tuple(notes), filtered)
 
 
 def _find_motion_table(run: Run, n_rows: int) -> ConfoundsTable | None:
@@ -356,7 +301,7 @@ def _find_motion_table(run: Run, n_rows: int) -> ConfoundsTable | None:
             table = load_movement(path, run.columns, repetition_time=run.repetition_time or 1.0)
         else:
             table = ConfoundsTable(path)
-        if _DISPLACEMENT in table.names:
+        if DISPLACEMENT in table.names:
             if table.n_rows != n_rows:
                 table.refuse(f"has {table.n_rows} rows, but the run has {n_rows} volumes")
             return table

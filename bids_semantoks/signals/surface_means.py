@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.atlases.label_images import read_label_image
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.atlases.label_tables import look_up
 from bids_semantoks.atlases.registry import is_surface_atlas
-from bids_semantoks.atlases.surface_labels import load_surface_labels
 from bids_semantoks.disk import check_content
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.gifti import GiftiError, GiftiHeader, find_hemisphere, load_gifti_header, read_volumes
@@ -35,10 +36,17 @@ from bids_semantoks.images.grayordinates import (
     read_series_step,
 )
 from bids_semantoks.records import Atlas, AtlasVolume, Run
-from bids_semantoks.signals.volume_means import ParcelMeans, describe_lost, find_lost, scale_sums
+from bids_semantoks.signals.volume_means import (
+    ParcelMeans,
+    UsableSums,
+    describe_lost,
+    find_lost,
+    list_voxels,
+    scale_sums,
+    sum_usable,
+)
 
 Labels = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
-
 _SAME_AFFINE: Final = 1e-3
 # Coordinates halfway between two voxels are always rounded up, whatever the rounding error of the affines.
 _TIE: Final = 1e-6
@@ -90,20 +98,17 @@ def _extract_cifti(file: CiftiFile, atlas: Atlas) -> ParcelMeans:
         labels, n_atlas, missing = label_file(atlas, file)
         file.check_complete()
     _check_labelled(labels, atlas, path)
-    n_parcels = len(atlas.parcels)
     with _damage(path):
-        totals, n_used, (n_broken, n_finite) = _sum_rows(file, labels, n_parcels, np.zeros(file.shape[0], np.bool_))
+        found, n_finite = _sum_rows(file, labels, len(atlas.parcels), np.zeros(file.shape[0], np.bool_))
         if (lost := find_lost(n_finite)).any():
-            totals, n_used, (n_broken, _) = _sum_rows(file, labels, n_parcels, lost)
-    scale = (file.slope, file.intercept)
-    return _build_means(totals, n_used, n_atlas, (path, n_broken, missing), scale, lost)
+            found, _ = _sum_rows(file, labels, len(atlas.parcels), lost)
+    return _build_means(path, found, n_atlas, missing, (file.slope, file.intercept))
 
 
 def _sum_rows(
     file: CiftiFile, labels: NDArray[np.int64], n_parcels: int, lost: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, NDArray[np.int64]]]:
-    """Sum the usable grayordinates over all volumes but the `lost`: sums (T, P), numbers used (P,); how many are
-    non-finite, and the finite values of each volume (T,)."""
+) -> tuple[UsableSums, NDArray[np.int64]]:
+    """Sum the usable grayordinates over all volumes but the `lost`; count the finite values of each volume (T,)."""
     from scipy.sparse import csr_matrix
 
     totals = np.zeros((n_parcels, file.shape[0]))
@@ -126,114 +131,38 @@ def _sum_rows(
         shape = (n_parcels, len(block))
         # Excluded rows have no entry: with a zero weight their NaN would still make the sum NaN.
         totals[:, whole] += csr_matrix((np.ones(rows.size), (own[rows] - 1, rows)), shape=shape) @ block
-    return totals.T, n_used, (n_broken, n_finite)
+    return UsableSums(totals.T, n_used, lost, n_broken, np.empty(0)), n_finite
 
 
 def _extract_pair(series: SurfaceSeries, atlas: Atlas) -> ParcelMeans:
     grayordinates = build_hemispheres({side: header.n_vertices for side, _, header in series.pair})
     labels, n_atlas, missing = label_grayordinates(atlas, grayordinates, series.path)
     _check_labelled(labels, atlas, series.path)
-    n_parcels = len(atlas.parcels)
-    sides = [(path, labels[model.place]) for (_, path, _), model in zip(series.pair, grayordinates.models, strict=True)]
-    shape = (series.n_volumes, n_parcels)
-    totals, n_used, (n_broken, n_finite) = _sum_hemispheres(sides, shape, np.zeros(series.n_volumes, np.bool_))
-    if (lost := find_lost(n_finite)).any():
-        totals, n_used, (n_broken, _) = _sum_hemispheres(sides, shape, lost)
-    return _build_means(totals, n_used, n_atlas, (series.path, n_broken, missing), (1.0, 0.0), lost)
+    sides = [
+        list_voxels(labels[model.place], partial(_read_side, path), series.n_volumes)
+        for (_, path, _), model in zip(series.pair, grayordinates.models, strict=True)
+    ]
+    return _build_means(series.path, sum_usable(sides, len(atlas.parcels)), n_atlas, missing, (1.0, 0.0))
 
 
-def _sum_hemispheres(
-    sides: Sequence[tuple[Path, NDArray[np.int64]]], shape: tuple[int, int], lost: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, NDArray[np.int64]]]:
-    """Sum the vertices of both files, each with its labels (V,), as `_sum_rows` does."""
-    totals, n_used = np.zeros(shape), np.zeros(shape[1], dtype=np.int64)
-    n_broken, n_finite = 0, np.zeros(shape[0], dtype=np.int64)
-    for path, own in sides:
-        with _damage(path):
-            usable, broken = _sum_hemisphere(path, own, totals, (lost, n_finite))
-        n_broken += broken
-        n_used += np.bincount(own[usable], minlength=shape[1] + 1)[1:]
-    return totals, n_used, (n_broken, n_finite)
-
-
-def _sum_hemisphere(
-    path: Path,
-    labels: NDArray[np.int64],
-    totals: NDArray[np.float64],
-    counts: tuple[NDArray[np.bool_], NDArray[np.int64]],
-) -> tuple[NDArray[np.intp], int]:
-    """Add the sums of one hemisphere to `totals` (T, P); return the vertices used and how many were not finite.
-
-    `counts` are the lost volumes (T,), and the numbers of finite values (T,), to which the hemisphere's are added.
-    """
-    vertices = np.flatnonzero(labels)
-    lost, n_finite = counts
-    sums, usable, is_exact = _sum_vertices(path, labels, vertices, totals.shape, (lost, n_finite))
-    n_broken = int((~usable[1]).sum())
-    used = vertices[usable[0]]
-    if not is_exact:
-        # These sums include vertices that are constant or sometimes non-finite, which cannot be subtracted exactly.
-        sums = _sum_vertices(path, labels, used, totals.shape, (lost, np.zeros_like(n_finite)))[0]
-    totals += sums
-    return used, n_broken
-
-
-def _sum_vertices(
-    path: Path,
-    labels: NDArray[np.int64],
-    vertices: NDArray[np.intp],
-    shape: tuple[int, ...],
-    counts: tuple[NDArray[np.bool_], NDArray[np.int64]],
-) -> tuple[NDArray[np.float64], tuple[NDArray[np.bool_], NDArray[np.bool_]], bool]:
-    """Sum vertices by parcel (T, P); return also which are usable, which are finite, and whether the sums are exact.
-    Sums are inexact where unusable vertices contributed."""
-    lost, n_finite = counts
-    vertices = vertices[np.argsort(labels[vertices], kind="stable")]
-    own = labels[vertices]
-    starts = np.flatnonzero(np.diff(own, prepend=-1))
-    sums = np.zeros(shape)
-    always, ever = np.ones(vertices.size, dtype=np.bool_), np.zeros(vertices.size, dtype=np.bool_)
-    varies = np.zeros(vertices.size, dtype=np.bool_)
-    first = np.empty(0)
-    for number, volume in enumerate(read_volumes(path)):
-        if lost[number]:
-            continue
-        values = volume[vertices]
-        first = first if first.size else values.copy()
-        finite = np.isfinite(values)
-        n_finite[number] += finite.sum()
-        varies |= values != first
-        always &= finite
-        ever |= finite
-        if starts.size:
-            sums[number, own[starts] - 1] = np.add.reduceat(np.where(finite, values, 0), starts, dtype=np.float64)
-    usable = varies & always
-    is_exact = not ((always & ~varies & (first != 0)) | (ever & ~always)).any()
-    back = np.argsort(vertices)
-    return sums, (usable[back], always[back]), is_exact
+def _read_side(path: Path) -> Iterator[NDArray[Any]]:
+    with _damage(path):
+        yield from read_volumes(path)
 
 
 def _build_means(
-    totals: NDArray[np.float64],
-    n_used: NDArray[np.int64],
-    n_atlas: NDArray[np.int64],
-    facts: tuple[Path, int, Sequence[str]],
-    scale: tuple[float, float],
-    lost: NDArray[np.bool_],
+    path: Path, found: UsableSums, n_atlas: NDArray[np.int64], missing: Sequence[str], scale: tuple[float, float]
 ) -> ParcelMeans:
-    path, n_broken, missing = facts
-    present = n_used > 0
-    if not present.any():
-        what = "are NaN or infinite" if n_broken else "are constant"
+    if not found.n_used.any():
+        what = "are NaN or infinite" if found.n_broken else "are constant"
         raise RunFailed("bad_image", f"All grayordinates of {path} in parcels {what}.")
-    values = scale_sums(path, totals[:, present], n_used, *scale)
-    values[lost] = np.nan
-    notes = [*describe_lost(lost)]
-    if n_broken:
-        notes.append(f"{n_broken} grayordinates in parcels are NaN or infinite and were excluded.")
+    values = scale_sums(path, found.totals, found.n_used, found.lost, scale)
+    notes = [*describe_lost(found.lost)]
+    if found.n_broken:
+        notes.append(f"{found.n_broken} grayordinates in parcels are NaN or infinite and were excluded.")
     if missing:
         notes.append(f"The run has no values in {', '.join(missing)}, where the atlas has parcels.")
-    return ParcelMeans(values=values, n_used=n_used, n_voxels=n_atlas, warnings=tuple(notes))
+    return ParcelMeans(values=values, n_used=found.n_used, n_voxels=n_atlas, warnings=tuple(notes))
 
 
 def _check_labelled(labels: NDArray[np.int64], atlas: Atlas, path: Path) -> None:

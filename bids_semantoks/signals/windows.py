@@ -80,10 +80,8 @@ def window_starts(n_volumes: int, window: int, n_windows: int) -> NDArray[np.int
 
 def select_signals(table: NDArray[np.floating], n_dummy: int) -> tuple[Floats, Bools, Bools]:
     """Select the usable part of a stored table (T, P): the parcels that vary (T', present), over the volumes between
-    dummies and padding; which parcels are present (P,), and which volumes have signals in all of them (T',).
-
-    Raises RunSkipped too_few_kept if no volume has signals or no parcel varies, no_content for infinite values.
-    """
+    dummies and padding; which parcels are present (P,), and which volumes have signals in all of them (T',). Raises
+    RunSkipped too_few_kept if no volume has signals or no parcel varies, no_content for infinite values."""
     signals = np.asarray(table, dtype=np.float64)[n_dummy:]
     signals = signals[: len(signals) - count_padding(signals)]
     present: Bools = np.asarray(~np.isnan(signals).all(axis=0))
@@ -117,11 +115,8 @@ def build_windows(
     complete = fill_gaps(signals, kept)
     resampled = resample(complete, repetition_time, target_repetition_time)
     if len(resampled) == 0:
-        raise RunSkipped(
-            "too_short",
-            f"{len(complete)} volumes of {repetition_time:g} s are too short to resample to {target_repetition_time:g} "
-            "s.",
-        )
+        found = f"{len(complete)} volumes of {repetition_time:g} s"
+        raise RunSkipped("too_short", f"{found} are too short to resample to {target_repetition_time:g} s.")
     scaled = zscore(resampled)
     starts = window_starts(len(scaled), window, n_windows)
     onsets = starts.astype(np.float64) * target_repetition_time
@@ -152,9 +147,8 @@ def compute_kept_share(
 
 def compute_response(times: NDArray[np.float64], duration: float) -> NDArray[np.float64]:
     """Compute the haemodynamic response to a block, 1 at a long block's plateau: times (n,) in s after onset -> (n,).
-
-    Difference of gamma densities (shapes 6 and 16, scale 1 s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40.
-    """
+    Difference of gamma densities (shapes 6 and 16, scale 1 s, ratio 1/6) of Friston et al. (1998), NeuroImage 7,
+    30-40."""
 
     from scipy.special import gammainc
 
@@ -221,10 +215,8 @@ def build_block_windows(
     last: bool,
 ) -> Windows:
     """Build a window per block, signals (T, P) -> (B, W, P): the block in the first or `last` patch, zeros elsewhere.
-
     `signals` are z-scored over the run; `blocks` gives the first volume and the number of volumes, a patch at most, of
-    each. All patches but the block's are to be masked.
-    """
+    each. All patches but the block's are to be masked."""
     values = np.zeros((len(blocks), window, signals.shape[1]), dtype=np.float32)
     offset = window - patch if last else 0
     for number, (first, length) in enumerate(blocks):

@@ -4,38 +4,25 @@ letters: n participants, T volumes of a run, P parcels, e = P(P+1)/2 entries of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from nilearn.connectome import ConnectivityMeasure
 from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
-from bids_semantoks.records import Floats
-from bids_semantoks.statistics.spans import (
-    Features,
-    KernelFeatures,
-    TableFeatures,
-    TangentFeatures,
-    WideFeatures,
-    compute_gram,
-)
+from bids_semantoks.records import Floats, Reals
+from bids_semantoks.statistics.spans import Features, KernelFeatures, TangentFeatures, WideFeatures, compute_gram
 
 CONNECTIVITY = ("pearson", "ledoit_wolf", "tangent")
-#: Baselines that depend on how signals were prepared.
-OF_SIGNALS = (*CONNECTIVITY, "parcel_moments")
+OF_SIGNALS = (*CONNECTIVITY, "parcel_moments")  # baselines that depend on how signals were prepared
 ESTIMATORS = {"pearson": EmpiricalCovariance, "ledoit_wolf": LedoitWolf}
 
 
-def compute_covariance(
-    runs: Sequence[NDArray[np.floating[Any]]], estimator: str, weights: NDArray[np.float64] | None = None
-) -> Floats:
+def compute_covariance(runs: Sequence[Reals], estimator: str, weights: Floats | None = None) -> Floats:
     """Average the covariance (P, P) of standardised signals (T, P) over runs; NaN rows (dropped volumes) are skipped.
-    `weights` (runs,) sum to 1; None weights all equally.
-
-    An absent (NaN) or constant parcel gets variance 1 and no covariance. Estimator ``pearson`` (sample) or
-    ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004). Raises ValueError below 3 volumes.
-    """
+    `weights` (runs,) sum to 1; None weights all equally. An absent (NaN) or constant parcel gets variance 1 and no
+    covariance. Estimator ``pearson`` (sample) or ``ledoit_wolf`` (shrunk; Ledoit and Wolf, J Multivar Anal 88, 2004).
+    Raises ValueError below 3 volumes."""
     total = np.zeros((runs[0].shape[1], runs[0].shape[1]))
     for run, weight in zip(runs, np.full(len(runs), 1 / len(runs)) if weights is None else weights, strict=True):
         values = np.asarray(run, dtype=np.float64)
@@ -55,25 +42,23 @@ def compute_covariance(
 
 
 def build_connectivity_features(
-    participants: Iterable[Sequence[NDArray[np.floating[Any]]]],
+    participants: Iterable[Sequence[Reals]],
     kinds: Sequence[str] = CONNECTIVITY,
     *,
     n_components: int = 100,
-    weights: Sequence[NDArray[np.float64]] | None = None,
+    weights: Sequence[Floats] | None = None,
     keeps_tables: bool = False,
 ) -> tuple[Features, ...]:
     """Build connectivity features of some `CONNECTIVITY` kinds from runs (T, P), reading one participant at a time;
     `weights` of each one's runs sum to 1. With `keeps_tables` correlations stay a table, whose rows can be changed.
-
-    Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457
-    parcels; without weights all runs are held as well. Raises ValueError for an unknown kind.
-    """
+    Correlations are Fisher-transformed. Memory is at most 2 n e float32: 0.8 GB for 1,000 participants and 457 parcels;
+    without weights all runs are held as well. Raises ValueError for an unknown kind."""
     unknown = set(kinds) - set(CONNECTIVITY)
     if unknown:
         raise ValueError(f"connectivity must be of {', '.join(CONNECTIVITY)}, found {', '.join(sorted(unknown))}")
     needed = {"pearson" if kind == "pearson" else "ledoit_wolf" for kind in kinds}
     people = list(participants) if weights is None else participants
-    shares: Sequence[NDArray[np.float64] | None] = weights if weights is not None else [None for _ in people]
+    shares: Sequence[Floats | None] = weights if weights is not None else [None for _ in people]
     tables: dict[str, NDArray[np.float32]] = {}
     for place, (runs, own) in enumerate(zip(people, shares, strict=True)):
         for estimator in sorted(needed):
@@ -133,7 +118,7 @@ def _iterate_correlations(packed: NDArray[np.float32]) -> Iterator[Floats]:
         yield np.arctanh(np.clip(values, -0.999999, 0.999999))
 
 
-def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[np.float64] | None = None) -> Floats:
+def compute_moments(runs: Sequence[Reals], weights: Floats | None = None) -> Floats:
     """Compute the mean and log variance (2 P,) of each parcel, averaged over runs (T, P); 0 where absent."""
     moments = []
     for run in runs:
@@ -144,21 +129,9 @@ def compute_moments(runs: Sequence[NDArray[np.floating[Any]]], weights: NDArray[
     return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
 
 
-def build_column_features(name: str, *columns: Sequence[float]) -> TableFeatures:
-    """Stack columns (n,) into a table, e.g. mean framewise displacement (mm) and seconds of kept data."""
-    return TableFeatures(name=name, values=np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1))
-
-
-def build_chance(n_rows: int) -> TableFeatures:
-    """Build a table without columns: the model that predicts class frequencies or the mean."""
-    return TableFeatures(name="chance", values=np.zeros((n_rows, 0)))
-
-
-def compute_connectivity(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels.
-
-    Dropped rows and absent columns of `values` are NaN.
-    """
+def compute_connectivity(values: Reals) -> Floats:
+    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels. Dropped
+    rows and absent columns of `values` are NaN."""
     absent = np.isnan(values).all(axis=0)
     kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
     centred = kept - kept.mean(axis=0)

@@ -1,44 +1,44 @@
 """The protocol of the Brainmarks benchmark: random stratified splits, scaling, and logistic regression whose penalty is
 chosen by balanced accuracy on random inner splits (Lane et al., arXiv 2510.13768). Shape letters: n rows, d features.
-
-Scores equal those of its ``main_logistic.evaluate`` on the same rows in the same order; its settings are constants.
-"""
+Scores equal those of its ``main_logistic.evaluate`` on the same rows in the same order; its settings are constants."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bids_semantoks.records import Indices
+from bids_semantoks.records import Floats, Indices, Labels, Reals
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import Split, build_random_splits
 
-#: Its seed of splits; repetition r, from 0, is drawn with this + 1 + r.
-SEED: Final = 4466
-#: Share of rows that train, a quarter of which chooses the penalty: 60, 20 and 20 %.
-TRAIN_SHARE: Final = 0.8
+SEED: Final = 4466  # its seed of splits; repetition r, from 0, is drawn with this + 1 + r
+TRAIN_SHARE: Final = 0.8  # share of rows that train, a quarter of which chooses the penalty: 60, 20 and 20 %
 _N_PENALTIES: Final = 10
 _N_INNER: Final = 5
 _MOST_STEPS: Final = 1000
 
 
 def build_benchmark_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 100, seed: int = 0
+    strata: Indices, *, groups: Labels | None = None, n_repeats: int = 100, seed: int = 0
 ) -> tuple[Split, ...]:
     """Divide the rows into train and test as the benchmark does, one fold a repetition; `seed` is added to its own.
     Groups stay together. Raises InputError for a stratum below 5 members."""
-    first = SEED + 1 + seed
-    return build_random_splits(strata, groups=groups, train_share=TRAIN_SHARE, n_repeats=n_repeats, seed=first)
+
+    def draw(strata: Indices, seed: int) -> list[Indices]:
+        rows = np.arange(len(strata))
+        train, test = train_test_split(rows, train_size=TRAIN_SHARE, stratify=strata, random_state=seed)
+        return [train, test]
+
+    return build_random_splits(strata, draw, groups=groups, n_repeats=n_repeats, seed=SEED + 1 + seed)
 
 
 def cross_validate_benchmark(
@@ -73,9 +73,7 @@ def cross_validate_benchmark(
     return table.build(features.name)
 
 
-def fit_benchmark(
-    values: NDArray[np.floating[Any]], labels: Indices, *, validation_share: float = 0.25, seed: int = SEED
-) -> Pipeline:
+def fit_benchmark(values: Reals, labels: Indices, *, validation_share: float = 0.25, seed: int = SEED) -> Pipeline:
     """Fit scaler and logistic regression to features (n, d) and class indices (n,); five random inner splits, each with
     this share to validate, choose among ten penalties by balanced accuracy."""
     inner_seed = np.random.RandomState(seed).randint(1000, 10000)
@@ -88,12 +86,12 @@ def fit_benchmark(
         return make_pipeline(StandardScaler(), regression).fit(values, labels)
 
 
-def _compute_logits(model: Pipeline, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def _compute_logits(model: Pipeline, values: Reals) -> Floats:
     found = np.asarray(model.decision_function(values), dtype=np.float64)
     return found[:, None] if found.ndim == 1 else found
 
 
-def _order_rows(train: Indices, test: Indices, labels: NDArray[np.float64], *, seed: int) -> Indices:
+def _order_rows(train: Indices, test: Indices, labels: Floats, *, seed: int) -> Indices:
     """Put training rows (sorted) in the order in which the benchmark draws them, if it drew these."""
     rows = np.sort(np.concatenate([train, test]))
     try:

@@ -21,6 +21,12 @@ def divide(numerator: Floats, denominator: Floats) -> Floats:
         return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))
 
 
+def average(values: Sequence[Floats]) -> Floats:
+    """Average scores (B,) over repetitions and classes, skipping NaN."""
+    known = ~np.isnan(values)
+    return divide(np.nansum(values, axis=0), known.sum(axis=0))
+
+
 def build_balanced_accuracy(predictions: Predictions) -> Scorer:
     """Mean over classes of the share of members decided for their class."""
     classes = np.arange(len(predictions.classes))[:, None, None]
@@ -33,13 +39,12 @@ def build_balanced_accuracy(predictions: Predictions) -> Scorer:
     counts = [(hit[:, part].sum(axis=1) * 1.0, member[:, part].sum(axis=1) * 1.0) for part in parts]
 
     def score(weights: Floats) -> Floats:
-        """Score samples of rows, weights (B, n) -> (B,)."""
         values = []
         for hits, members in counts:
             recalls = divide(weights @ hits.T, weights @ members.T)
             n_known = (~np.isnan(recalls)).sum(axis=1)
             values.append(divide(np.nansum(recalls, axis=1), n_known * (n_known >= 2)))
-        return _average(values)
+        return average(values)
 
     return score
 
@@ -48,7 +53,7 @@ def build_accuracy(predictions: Predictions) -> Scorer:
     """Share of decisions that are right, mean over repetitions."""
     right = (predictions.truth == predictions.decisions).astype(np.float64)
     tested = (predictions.fold >= 0).astype(np.float64)
-    return lambda weights: _average(
+    return lambda weights: average(
         [divide(weights @ one, weights @ every) for one, every in zip(right, tested, strict=True)]
     )
 
@@ -59,11 +64,8 @@ def build_auroc(predictions: Predictions) -> Scorer:
     ranked = [_rank_members(predictions, k) for k in (range(n_classes) if n_classes > 2 else (1,))]
 
     def score(weights: Floats) -> Floats:
-        """Score samples of rows, weights (B, n) -> (B,)."""
         columns = np.ascontiguousarray(weights.T)
-        values = [divide(*_sum_pairs(columns, folds)) for folds in ranked]
-        known = ~np.isnan(values)
-        return divide(np.nansum(values, axis=0), known.sum(axis=0))
+        return average([divide(*_sum_pairs(columns, folds)) for folds in ranked])
 
     return score
 
@@ -136,10 +138,9 @@ def build_average_precision(predictions: Predictions) -> Scorer:
     ranked = [_rank(predictions, repetition, k) for repetition in range(len(predictions.fold)) for k in shown]
 
     def score(weights: Floats) -> Floats:
-        """Score samples of rows, weights (B, n) -> (B,)."""
         step = max(1, _MOST_CELLS // weights.shape[1])
         parts = [weights[start : start + step] for start in range(0, len(weights), step)]
-        return np.concatenate([_average([_compute_precision(part, *one) for one in ranked]) for part in parts])
+        return np.concatenate([average([_compute_precision(part, *one) for one in ranked]) for part in parts])
 
     return score
 
@@ -161,12 +162,6 @@ def _compute_precision(weights: Floats, rows: Indices, last: Indices, member: Fl
     return divide((hits * np.nan_to_num(precision)).sum(axis=1), hits.sum(axis=1))
 
 
-def _average(values: Sequence[Floats]) -> Floats:
-    """Average over repetitions and classes, skipping NaN."""
-    known = ~np.isnan(values)
-    return divide(np.nansum(values, axis=0), known.sum(axis=0))
-
-
 def build_brier_score(predictions: Predictions) -> Scorer:
     """Mean squared error of the probability of the second of two classes, or summed over several classes."""
     n_classes = len(predictions.classes)
@@ -181,7 +176,6 @@ def build_macro_f1(predictions: Predictions) -> Scorer:
     classes = np.arange(len(predictions.classes))[:, None]
 
     def score(weights: Floats) -> Floats:
-        """Score samples of rows, weights (B, n) -> (B,)."""
         values = []
         for truth, decisions in zip(predictions.truth, predictions.decisions, strict=True):
             member, decided = (truth == classes).astype(np.float64), (decisions == classes).astype(np.float64)
@@ -191,6 +185,6 @@ def build_macro_f1(predictions: Predictions) -> Scorer:
             known = n_member > 0
             n_known = known.sum(axis=1)
             values.append(divide(np.where(known, f1, 0).sum(axis=1), n_known * (n_known >= 2)))
-        return _average(values)
+        return average(values)
 
     return score

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logit
 
-from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.folds import run_folds
+from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
-from bids_semantoks.statistics.spans import Features, Span
+from bids_semantoks.statistics.spans import Features, Span, run_folds
 from bids_semantoks.statistics.splits import Split, build_inner_folds
 
 N_INNER_FOLDS = 5
@@ -26,24 +24,9 @@ _MOST_CELLS = 10_000_000
 PENALTIES = np.logspace(-4, 4, 13)
 
 
-def cross_validate(
-    features: Features,
-    target: Target,
-    splits: Sequence[Split],
-    *,
-    covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
-    each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
-) -> Predictions:
-    """Predict every tested row by a model not trained on it: ridge for values, one-vs-rest logistic for classes.
-
-    The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
-    of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
-    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid. `each` yields
-    the splits again, and may count them.
-    """
-    return cross_validate_all(features, [target], splits, covariates=covariates, groups=groups, seed=seed, each=each)[0]
+def cross_validate(features: Features, target: Target, splits: Sequence[Split], **options: Any) -> Predictions:
+    """Predict one target as `cross_validate_all` does, whose `options` are covariates, groups, seed and each."""
+    return cross_validate_all(features, [target], splits, **options)[0]
 
 
 def cross_validate_all(
@@ -52,12 +35,18 @@ def cross_validate_all(
     splits: Sequence[Split],
     *,
     covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
     seed: int = 0,
     each: Callable[[Sequence[Split]], Iterable[Split]] = iter,
 ) -> list[Predictions]:
-    """Predict targets with the same splits as `cross_validate` does for each: they share the span of a split, and
-    values also what is solved in its inner folds, the most expensive steps for wide features."""
+    """Predict every tested row by a model not trained on it: ridge for values, one-vs-rest logistic for classes.
+
+    The penalty is chosen in inner folds of the training rows, which include the validation rows of a split. Rows of one
+    of `groups` (n,) stay together there, as they must in `splits`. Covariates (n, c) are removed from the features by
+    regression fitted to the training rows. The result warns of penalties chosen at the edge of the grid. `each` yields
+    the splits again, and may count them. Targets share the span of a split, and values also what is solved in its inner
+    folds, the most expensive steps for wide features.
+    """
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     tables = [PredictionTable(target, shape) for target in targets]
     of_values = [table for table in tables if not table.target.is_class]
@@ -82,7 +71,7 @@ def cross_validate_all(
 
 
 def _choose_together(
-    tables: Sequence[PredictionTable], span: Span, train: Indices, groups: NDArray[Any] | None, *, seed: int
+    tables: Sequence[PredictionTable], span: Span, train: Indices, groups: Labels | None, *, seed: int
 ) -> list[float]:
     """Choose the penalty of each table of values, NaN without features."""
     if not len(span.eigenvalues) or not tables:
@@ -102,7 +91,7 @@ def _predict_values(table: PredictionTable, span: Span, part: tuple[Split, Indic
 
 
 def _predict_classes(
-    table: PredictionTable, span: Span, part: tuple[Split, Indices], groups: NDArray[Any] | None, *, seed: int
+    table: PredictionTable, span: Span, part: tuple[Split, Indices], groups: Labels | None, *, seed: int
 ) -> None:
     """Predict class probabilities of the tested rows of a split by logistic regression on its sorted training rows, of
     which `groups` are the groups."""
@@ -121,21 +110,21 @@ def _predict_classes(
     table.add((split.repetition, split.fold), (train, split.test), scores, penalty, logits=decided)
 
 
-def fit_values(span: Span, values: Floats, groups: NDArray[Any] | None, *, seed: int) -> tuple[LinearFit, float]:
+def fit_values(span: Span, values: Floats, groups: Labels | None, *, seed: int) -> tuple[LinearFit, float]:
     """Fit ridge regression of values (n,) to the training rows, with the penalty that inner folds choose."""
     penalty = choose_fold_penalties(span, values[:, None], groups, seed=seed)
     return fit_ridge(span, values[:, None], penalty), float(penalty[0])
 
 
 def fit_classes(
-    span: Span, labels: Indices, n_classes: int, groups: NDArray[Any] | None, *, seed: int
+    span: Span, labels: Indices, n_classes: int, groups: Labels | None, *, seed: int
 ) -> tuple[LinearFit, float]:
     """Fit logistic regressions of classes (n,) to the training rows, with the penalty that inner folds choose: one of
     the second of two classes, else one of each."""
     fold_of = build_inner_folds(np.arange(len(labels)), strata=labels, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
     is_class = (labels[:, None] == np.arange(n_classes)).astype(np.float64)  # (n, K)
     codes = is_class[:, 1:] if n_classes == 2 else is_class
-    penalty = _choose(_compute_log_losses(span, codes, labels, fold_of))
+    penalty = float(_choose(_compute_log_losses(span, codes, labels, fold_of)))
     return fit_logistic(span, codes, np.full(codes.shape[1], penalty)), penalty
 
 
@@ -159,18 +148,16 @@ def _compute_log_losses(span: Span, codes: Floats, labels: Indices, fold_of: Ind
     return np.asarray(-np.log(np.clip(chosen, 1e-15, None)).mean(axis=0))
 
 
-def _choose(losses: Floats) -> float:
-    """Choose the best penalty, the largest of ties."""
-    return float(PENALTIES[::-1][losses[::-1].argmin()])
+def _choose(losses: Floats) -> Floats:
+    """Choose the best penalty by losses (a,) or (a, m), the largest of ties."""
+    return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
 
 
 def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]:
     """Warn if the best penalty may be outside the grid."""
     known = penalty[~np.isnan(penalty)]
-    if not len(known):
-        return ()
     messages = []
-    lowest, highest = (known == PENALTIES[0]).mean(), (known == PENALTIES[-1]).mean()
+    lowest, highest = ((known == edge).sum() / max(len(known), 1) for edge in (PENALTIES[0], PENALTIES[-1]))
     if lowest > 0:
         messages.append(f"{model} for {target}: the smallest penalty was chosen in {lowest:.0%} of the folds.")
     if highest > 0:
@@ -221,13 +208,12 @@ def compute_fold_errors(span: Span, targets: Floats, fold_of: Indices, penalties
     return (errors / len(columns)).reshape(len(penalties), *targets.shape[1:])
 
 
-def choose_fold_penalties(span: Span, targets: Floats, groups: NDArray[Any] | None, *, seed: int) -> Floats:
+def choose_fold_penalties(span: Span, targets: Floats, groups: Labels | None, *, seed: int) -> Floats:
     """Choose the penalty (m,) of each target (n, m) of the training rows as the nested protocol does, in inner folds
     that keep `groups` (n,) together."""
     rows = np.arange(len(targets))
     fold_of = build_inner_folds(rows, strata=None, groups=groups, n_folds=N_INNER_FOLDS, seed=seed)
-    losses = compute_fold_errors(span, targets, fold_of)
-    return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
+    return _choose(compute_fold_errors(span, targets, fold_of))
 
 
 def _leave_out_by_rows(eigenvalues: Floats, projected: Floats, part: Floats, own: Floats, ridge: Floats) -> Floats:
@@ -299,12 +285,10 @@ def fit_logistic(
     tolerance: float = 1e-6,
     max_iterations: int = 50,
 ) -> LinearFit:
-    """Fit many penalised logistic regressions at once by Newton steps with conjugate gradients.
-
-    Columns of `targets` (n, m), 0 or 1, are independent problems that share the rows. The objective is the sum of log
-    losses, weighted by `weights` (n, m), plus half of penalty (in units of the mean eigenvalue) times the squared
-    length of the slopes. `tolerance` limits the gradient per row, in units of the scaled columns.
-    """
+    """Fit many penalised logistic regressions at once by Newton steps with conjugate gradients. Columns of `targets`
+    (n, m), 0 or 1, are independent problems that share the rows. The objective is the sum of log losses, weighted by
+    `weights` (n, m), plus half of penalty (in units of the mean eigenvalue) times the squared length of the slopes.
+    `tolerance` limits the gradient per row, in units of the scaled columns."""
     weights = np.ones_like(targets) if weights is None else weights
     ridge = penalties * compute_mean_eigenvalue(span)
     share = np.clip((weights * targets).sum(axis=0) / weights.sum(axis=0), 1e-3, 1 - 1e-3)

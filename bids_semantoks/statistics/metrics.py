@@ -6,15 +6,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Bools, Floats, Indices, Labels
 from bids_semantoks.statistics.class_metrics import (
     Scorer,
+    average,
     build_accuracy,
     build_auroc,
     build_average_precision,
@@ -35,9 +34,7 @@ RANGES = {
 CLASS_METRICS = ("balanced_accuracy", "auroc", "average_precision", "brier_score", "macro_f1", "calibration_error")
 VALUE_METRICS = ("r", "r2", "mae", "r_pooled", "calibration_slope")
 _MOST_POINTS = 401
-
-#: Cells of a table of weights that is held at once: 160 MB.
-_MOST_WEIGHTS = 20_000_000
+_MOST_WEIGHTS = 20_000_000  # cells of a table of weights that is held at once: 160 MB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +55,7 @@ class Score:
 def compute_scores(
     predictions: Predictions,
     *,
-    participants: NDArray[Any] | None = None,
+    participants: Labels | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
     metrics: Sequence[str] = (),
@@ -82,10 +79,11 @@ def compute_scores(
         sample = drawn[~np.isnan(drawn)]
         low, bound, high = np.quantile(sample, (0.025, 0.05, 0.975)) if len(sample) else (np.nan,) * 3
         if low == high and metric in ("auroc", "balanced_accuracy") and value in (0.0, 1.0):
-            low, high = _bound_extreme(predictions, value, participants)
+            low, high = bound_equal(value, (0.0, 1.0), _count_smallest_class(predictions, participants))
             bound = low
         if metric in ("r", "r_pooled") and abs(value) > 1 - 1e-9 and high - low < 1e-9:
-            low, high = _bound_line(predictions, value, participants)
+            # Two participants always have a correlation of 1 or -1.
+            low, high = bound_equal(np.sign(value), (-1.0, 1.0), _count_units(predictions.tested, participants))
             bound = low
         # Repeated rows inflate calibration errors, so that all bootstrap samples may exceed the estimate.
         low, high = np.fmin(low, value), np.fmax(high, value)
@@ -107,33 +105,23 @@ def compute_scores(
     return tuple(scores)
 
 
-def _bound_extreme(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
-    """Bound a share of 0 or 1, constant in all bootstrap samples, exactly (Clopper and Pearson, Biometrika 26, 1934).
-    Counts the members of the smallest class, the fewest that the pairs of an AUROC hold."""
-    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
-    counts = [len(np.unique(units[(predictions.truth == k).any(axis=0)])) for k in range(len(predictions.classes))]
-    reach = 0.025 ** (1 / max(min(counts), 1))
-    return (reach, 1.0) if value else (0.0, 1 - reach)
+def _count_units(inside: Bools, participants: Labels | None) -> int:
+    """Count the participants (n,), by default rows, inside."""
+    return int(inside.sum()) if participants is None else len(np.unique(participants[inside]))
 
 
-def _bound_line(predictions: Predictions, value: float, participants: NDArray[Any] | None) -> tuple[float, float]:
-    """Bound a correlation of 1 or -1, which two participants always have, as a share of 0 or 1 on the scale of -1 to
-    1."""
-    units = np.arange(predictions.truth.shape[1]) if participants is None else participants
-    reach = 2 * 0.025 ** (1 / len(np.unique(units[predictions.tested]))) - 1
-    return (reach, 1.0) if value > 0 else (-1.0, -reach)
+def _count_smallest_class(predictions: Predictions, participants: Labels | None) -> int:
+    """Count the members of the smallest class, the fewest that the pairs of an AUROC hold."""
+    members = [(predictions.truth == k).any(axis=0) for k in range(len(predictions.classes))]
+    return max(min(_count_units(inside, participants) for inside in members), 1)
 
 
-def draw_weights(
-    tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
-) -> Floats:
+def draw_weights(tested: Bools, participants: Labels | None, *, n_bootstrap: int, seed: int) -> Floats:
     """Draw participants (n,) with replacement among tested rows: how often each row was drawn, (B, n)."""
     return np.concatenate(list(iterate_weights(tested, participants, n_bootstrap=n_bootstrap, seed=seed)))
 
 
-def iterate_weights(
-    tested: NDArray[np.bool_], participants: NDArray[Any] | None, *, n_bootstrap: int, seed: int
-) -> Iterator[Floats]:
+def iterate_weights(tested: Bools, participants: Labels | None, *, n_bootstrap: int, seed: int) -> Iterator[Floats]:
     """Draw as `draw_weights`, yielding as many samples at a time as memory has room for: up to 10,000 rows all."""
     rows = np.flatnonzero(tested)
     units = np.arange(len(rows)) if participants is None else np.unique(participants[rows], return_inverse=True)[1]
@@ -148,11 +136,9 @@ def iterate_weights(
 
 
 def compute_chance(predictions: Predictions, metric: str) -> float:
-    """Compute the score of a model without features on the same folds; NaN for measures of calibration.
-
-    It knows the shares of classes (accuracy, average precision, Brier score) or guesses all classes with equal
-    probability (macro F1).
-    """
+    """Compute the score of a model without features on the same folds; NaN for measures of calibration. It knows the
+    shares of classes (accuracy, average precision, Brier score) or guesses all classes with equal probability (macro
+    F1)."""
     known = {"auroc": 0.5, "r": 0.0, "r2": 0.0, "r_pooled": 0.0}
     if metric == "mae":
         return float(np.nanmean(np.abs(predictions.truth - predictions.reference)))
@@ -172,24 +158,20 @@ def compute_chance(predictions: Predictions, metric: str) -> float:
 
 def compute_fold_scores(predictions: Predictions, metric: str) -> Floats:
     """Score each fold on its own for paired comparisons: (R, F), mean over seeds; NaN where it has no score."""
-    n_repeats, n_folds = predictions.n_train.shape
-    scores = np.full((n_repeats, n_folds), np.nan)
-    for repetition in range(n_repeats):
+    n_folds = predictions.n_train.shape[1]
+    scores = np.empty(predictions.n_train.shape)
+    for repetition in range(len(scores)):
         one = select_repetitions(predictions, slice(repetition, repetition + 1))
-        folds = np.arange(n_folds)
-        scores[repetition] = build_scorer(one, metric)((one.fold[0] == folds[:, None]).astype(np.float64))
+        scores[repetition] = build_scorer(one, metric)((one.fold[0] == np.arange(n_folds)[:, None]).astype(np.float64))
     scores = np.where(np.isnan(predictions.n_train), np.nan, scores)
     return np.asarray(scores.reshape(predictions.n_seeds, -1, n_folds).mean(axis=0))
 
 
 def compute_seed_scores(predictions: Predictions, metric: str) -> Floats:
     """Score each encoder of `stack_seeds` on its own: (n_seeds,), mean over repetitions."""
-    n_repeats, n_rows = predictions.n_repeats, len(predictions.tested)
-    scores = []
-    for seed in range(predictions.n_seeds):
-        one = select_repetitions(predictions, slice(seed * n_repeats, (seed + 1) * n_repeats))
-        scores.append(float(build_scorer(one, metric)(np.ones((1, n_rows)))[0]))
-    return np.array(scores)
+    n, everyone = predictions.n_repeats, np.ones((1, len(predictions.tested)))
+    seeds = [select_repetitions(predictions, slice(i * n, (i + 1) * n)) for i in range(predictions.n_seeds)]
+    return np.array([float(build_scorer(one, metric)(everyone)[0]) for one in seeds])
 
 
 def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
@@ -202,10 +184,8 @@ def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
 
 def build_scorer(predictions: Predictions, metric: str) -> Scorer:
     """Prepare one of `CLASS_METRICS` or `VALUE_METRICS`: weights (B, n) -> scores (B,), NaN where a class is absent.
-
     ``auroc`` and ``r`` compare rows of the same test fold only. Pooled over folds both fall below chance on noise,
-    because a fold whose mean is high is predicted from a training part whose mean is low.
-    """
+    because a fold whose mean is high is predicted from a training part whose mean is low."""
     builders = {
         "accuracy": build_accuracy,
         "balanced_accuracy": build_balanced_accuracy,
@@ -223,7 +203,7 @@ def build_scorer(predictions: Predictions, metric: str) -> Scorer:
     return builders[metric](predictions)
 
 
-def _build_moments(predictions: Predictions, parts: NDArray[np.int64], finish: Callable[[Floats], Floats]) -> Scorer:
+def _build_moments(predictions: Predictions, parts: Indices, finish: Callable[[Floats], Floats]) -> Scorer:
     """Sum squares and products about the mean of each part, then finish each repetition."""
 
     def score(weights: Floats) -> Floats:
@@ -234,8 +214,7 @@ def _build_moments(predictions: Predictions, parts: NDArray[np.int64], finish: C
                 rows = np.flatnonzero(part == number)
                 total += _sum_products(weights[:, rows], truth[rows], decisions[rows])
             values.append(finish(total))
-        known = ~np.isnan(values)
-        return divide(np.nansum(values, axis=0), known.sum(axis=0))
+        return average(values)
 
     return score
 
@@ -288,11 +267,9 @@ def count_decisions(predictions: Predictions) -> Floats:
 
 def compute_roc(predictions: Predictions) -> tuple[Floats, Floats]:
     """Compute the ROC curve of the second of two classes: false and true positive rate, each ascending from 0 to 1.
-
     Each member is ranked among the others of its test fold and weighted by its pairs, so the area below the steps is
     the AUROC. Pooled over folds, the curve of noise would fall below chance: a fold rich in a class is predicted from a
-    training part poor in it. Returns one point each where no fold holds both classes.
-    """
+    training part poor in it. Returns one point each where no fold holds both classes."""
     places, weights = [np.zeros(0)], [np.zeros(0)]
     for fold, truth, scores in zip(predictions.fold, predictions.truth, predictions.scores[:, :, 1], strict=True):
         for number in np.unique(fold[fold >= 0]):
@@ -324,7 +301,7 @@ class MeanScore:
     n: int  # participants
 
 
-def score_participants(predictions: Predictions, participants: NDArray[Any], metric: str) -> Floats:
+def score_participants(predictions: Predictions, participants: Labels, metric: str) -> Floats:
     """Score the rows of each tested participant separately, sorted by label; NaN where the metric is undefined."""
     rows = np.flatnonzero(predictions.tested)
     labels, codes = np.unique(participants[rows], return_inverse=True)
@@ -355,7 +332,7 @@ def average_participants(
         return MeanScore(value=value, ci_low=np.nan, ci_high=np.nan, p_value=np.nan, n=n)
     error = widening * float(known.std(ddof=1)) / np.sqrt(n)
     if error == 0:
-        low, high = _bound_equal(value, limits, n)
+        low, high = bound_equal(value, limits, n)
         p_value = 1.0 if value == reference else min(1.0, 2 * 0.5**n)
         return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
     reach = error * float(student.ppf(0.975, n - 1))
@@ -364,8 +341,9 @@ def average_participants(
     return MeanScore(value=value, ci_low=low, ci_high=high, p_value=p_value, n=n)
 
 
-def _bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[float, float]:
-    """Bound a score that all n participants share."""
+def bound_equal(value: float, limits: tuple[float, float], n: int) -> tuple[float, float]:
+    """Bound a score that all n participants or bootstrap samples share: exactly at one of the limits of its scale
+    (Clopper and Pearson, Biometrika 26, 1934), else by itself."""
     first, last = limits
     if value == last:
         return first + (last - first) * 0.025 ** (1 / n), last

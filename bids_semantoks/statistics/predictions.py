@@ -9,33 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices
 from bids_semantoks.statistics.splits import compute_strata
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Target:
-    """A phenotype as numbers; ValueError if values, classes and bins do not fit together."""
+    """A phenotype as numbers."""
 
     name: str
     values: Floats  # (n,) index into `classes`, or value; NaN where missing
     classes: tuple[str, ...] = ()  # two or more names; empty for a continuous phenotype
     # classes of equal size to cut a continuous phenotype into at quantiles of the training rows; 0 for none
     n_bins: int = 0
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 1 or np.isinf(self.values).any():
-            raise ValueError(f"{self.name}: values must be a vector without infinities, found {self.values.shape}")
-        if self.classes and self.n_bins:
-            raise ValueError(f"{self.name}: classes cannot be cut into {self.n_bins} bins")
-        if self.n_bins == 1 or self.n_bins < 0 or len(self.classes) == 1:
-            raise ValueError(f"{self.name}: needs at least two bins or classes, found {self.n_bins or self.classes}")
-        known = self.values[~np.isnan(self.values)]
-        if self.classes and not np.isin(known, np.arange(len(self.classes))).all():
-            raise ValueError(f"{self.name}: class indices must be between 0 and {len(self.classes) - 1}")
 
     @property
     def is_class(self) -> bool:
@@ -50,12 +38,10 @@ class Target:
     def compute_strata(self, *, n_folds: int = 5) -> Indices:
         """Compute strata (n,) for `build_splits`: classes, the requested bins, or bins with at least two rows per
         fold."""
-        known = ~np.isnan(self.values)
-        if self.n_bins:
-            return compute_strata(np.where(known, self.compute_labels(known), np.nan), is_class=True)
-        return compute_strata(self.values, is_class=bool(self.classes), n_folds=n_folds)
+        labels = self.compute_labels(~np.isnan(self.values))
+        return compute_strata(labels, is_class=self.is_class, n_folds=n_folds)
 
-    def compute_labels(self, train: NDArray[np.bool_] | Indices) -> Floats:
+    def compute_labels(self, train: Bools | Indices) -> Floats:
         """Compute the class index or value (n,) of all rows, bins cut at quantiles of the training rows."""
         if not self.n_bins:
             return self.values
@@ -71,7 +57,7 @@ def build_class_target(name: str, labels: Sequence[str | None]) -> Target:
     return Target(name=name, values=values, classes=classes)
 
 
-def build_covariates(columns: Mapping[str, Sequence[float] | Sequence[str]]) -> NDArray[np.float64]:
+def build_covariates(columns: Mapping[str, Sequence[float] | Sequence[str]]) -> Floats:
     """Convert columns of length n to numbers (n, c), text to one indicator per level; ValueError at a missing value.
     All levels keep their indicator, since a training part may lack any of them."""
     table = []
@@ -123,7 +109,7 @@ class Predictions:
         return len(self.fold) // self.n_seeds
 
     @property
-    def tested(self) -> NDArray[np.bool_]:
+    def tested(self) -> Bools:
         """Rows (n,) tested at least once."""
         return np.asarray((self.fold >= 0).any(axis=0))
 
@@ -259,11 +245,9 @@ class PredictionTable:
         weighs_classes_alike: bool = True,
     ) -> None:
         """Add a fold: `where` (repetition, fold), `rows` (training, tested), scores (n_test, K or 1), and of classes
-        the decision values (n_train, m) and (n_test, m) behind them.
-
-        The decision is the class with the highest probability relative to its share in the training rows, which
-        maximises balanced accuracy; without `weighs_classes_alike` the most probable class.
-        """
+        the decision values (n_train, m) and (n_test, m) behind them. The decision is the class with the highest
+        probability relative to its share in the training rows, which maximises balanced accuracy; without
+        `weighs_classes_alike` the most probable class."""
         repetition, fold = where
         train, test = rows
         labels = self.target.compute_labels(train)

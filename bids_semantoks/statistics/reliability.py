@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Floats, Reals
+from bids_semantoks.statistics.metrics import bound_equal
 
-#: Features at a time: two tables of connectivity are large enough as they are.
-_BLOCK = 4096
+_BLOCK = 4096  # features at a time: two tables of connectivity are large enough as they are
 
 #: Participants at a time that are compared with all others: the table of all pairs would grow with n squared.
 _ROWS = 4096
@@ -23,7 +21,7 @@ _ROWS = 4096
 class RetestScore:
     """Test-retest reliability of one kind of features."""
 
-    name: str
+    features: str  # their name
     identification: float  # share of scans most similar to the same participant's scan in the other run, both ways
     ci_low: float  # 95 %, resampling participants with the others held fixed; Clopper and Pearson's for all or none
     ci_high: float
@@ -34,14 +32,7 @@ class RetestScore:
     n_participants: int
 
 
-def compute_retest(
-    name: str,
-    first: NDArray[np.floating[Any]],
-    second: NDArray[np.floating[Any]],
-    *,
-    n_bootstrap: int = 2000,
-    seed: int = 0,
-) -> RetestScore:
+def compute_retest(name: str, first: Reals, second: Reals, *, n_bootstrap: int = 2000, seed: int = 0) -> RetestScore:
     """Compare features (n, d) of two runs of the same participants in the same order. Raises ValueError for fewer than
     two participants or tables of different shapes."""
     if first.shape != second.shape or len(first) < 2:
@@ -54,12 +45,11 @@ def compute_retest(
     low, high = np.quantile(sample, (0.025, 0.975))
     if low == high and low in (0.0, 1.0):
         # If all or none are recognised, bootstrap samples cannot differ: use the exact interval of such a share.
-        reach = 0.025 ** (1 / len(hits))
-        low, high = (reach, 1.0) if low else (0.0, 1 - reach)
+        low, high = bound_equal(low, (0.0, 1.0), len(hits))
     icc = compute_icc(first, second)
     quartiles = np.nanquantile(icc, (0.25, 0.5, 0.75)) if not np.isnan(icc).all() else np.full(3, np.nan)
     return RetestScore(
-        name=name,
+        features=name,
         identification=float(hits.mean()),
         ci_low=float(low),
         ci_high=float(high),
@@ -71,7 +61,7 @@ def compute_retest(
     )
 
 
-def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
+def compute_hits(first: Reals, second: Reals) -> Floats:
     """Identify each participant among all by the correlation of features (n, d) (Finn et al., Nat Neurosci 18, 2015).
     Features are centred over participants in each run first. Returns (n,) of 0, 0.5 or 1: mean of both directions."""
     n = len(first)
@@ -87,7 +77,7 @@ def compute_hits(first: NDArray[np.floating[Any]], second: NDArray[np.floating[A
     return np.asarray((own > best).sum(axis=0) / 2)
 
 
-def _correlate(first: NDArray[Any], second: NDArray[Any], means: Sequence[Floats]) -> Floats:
+def _correlate(first: Reals, second: Reals, means: Sequence[Floats]) -> Floats:
     """Correlate rows (a, d) with rows (n, d) after subtracting the means (d,) of each table: (a, n)."""
     width = second.shape[1]
     products = np.zeros((len(first), len(second)))
@@ -104,14 +94,14 @@ def _correlate(first: NDArray[Any], second: NDArray[Any], means: Sequence[Floats
     return np.asarray((products - np.outer(*sums) / width) / np.outer(*lengths))
 
 
-def compute_icc(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
+def compute_icc(first: Reals, second: Reals) -> Floats:
     """Compute ICC(2,1), absolute agreement, of each feature (n, d): (d,); NaN where constant. Shrout and
     Fleiss, Psychological Bulletin 86, 1979."""
     blocks = range(0, first.shape[1], _BLOCK)
     return np.concatenate([_compute_icc(*(table[:, i : i + _BLOCK] for table in (first, second))) for i in blocks])
 
 
-def _compute_icc(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> Floats:
+def _compute_icc(first: Reals, second: Reals) -> Floats:
     n = len(first)
     values = np.stack([first, second]).astype(np.float64)  # (2, n, d)
     persons, runs, grand = values.mean(axis=0), values.mean(axis=1), values.mean(axis=(0, 1))

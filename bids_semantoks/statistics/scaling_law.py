@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Floats, Labels
 from bids_semantoks.statistics.metrics import average_participants, build_scorer, draw_weights
 from bids_semantoks.statistics.predictions import Predictions
 
@@ -60,7 +59,7 @@ def compute_gain(
     untrained: Predictions,
     metric: str,
     *,
-    participants: NDArray[Any] | None = None,
+    participants: Labels | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Gain:
@@ -99,14 +98,12 @@ class LogFit:
 
 
 def fit_log_line(
-    n_participants: NDArray[np.floating | np.integer], gains: NDArray[np.float64], seeds: NDArray[np.integer]
+    n_participants: NDArray[np.floating | np.integer], gains: Floats, seeds: NDArray[np.integer]
 ) -> LogFit:
     """Fit gain = level of the seed + slope * log10(participants) by least squares; arguments (n,), NaN gains skipped.
-
     Encoders of one seed share initial weights, baseline and nested shares, hence a level and one degree of freedom less
     in the t interval for each seed. All encoders are probed on the same participants: the interval does not generalise
-    to others. No slope if no seed has two different numbers, no interval without degrees of freedom.
-    """
+    to others. No slope if no seed has two different numbers, no interval without degrees of freedom."""
     known = ~np.isnan(gains)
     x, y, own = np.log10(np.asarray(n_participants, dtype=np.float64)[known]), gains[known], seeds[known]
     n, levels = len(x), np.unique(own)

@@ -9,26 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold, KFold
 
-from bids_semantoks.records import Floats, Indices
-from bids_semantoks.statistics.folds import run_folds
+from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions, Target
-from bids_semantoks.statistics.spans import Features
+from bids_semantoks.statistics.spans import Features, run_folds
 from bids_semantoks.statistics.splits import Split
 
 _MIN_ORDERS: Final = 20
-
-#: Cells of the columns that are solved at once: 160 MB.
-_MOST_CELLS: Final = 20_000_000
-
-#: Below this p value, and with an interval that excludes chance, a score is above chance.
-SIGNIFICANT: Final = 0.05
+_MOST_CELLS: Final = 20_000_000  # cells of the columns that are solved at once: 160 MB
+SIGNIFICANT: Final = 0.05  # below this p value, and with an interval that excludes chance, a score is above chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,8 +52,8 @@ def compute_permutation_test(
     *,
     n_permutations: int = 200,
     covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
-    blocks: NDArray[Any] | None = None,
+    groups: Labels | None = None,
+    blocks: Labels | None = None,
     seed: int = 0,
 ) -> PermutationTest:
     """Compare the score of the real labels with scores of permuted ones under the same, simpler procedure.
@@ -81,52 +75,34 @@ def compute_permutation_test(
     return _build_test("auroc" if target.is_class else "r", "fixed", scores)
 
 
-def permute_scored_ridge(
-    features: Features,
-    columns: Floats,
-    splits: Sequence[Split],
-    *,
-    covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
-) -> PermutationTest:
-    """Test the ridge regression that `cross_validate` scores, on the first repetition of its own splits, penalty chosen
-    as there: the statistic is the r of that repetition.
-
-    Columns (n, m) hold the values and their permutations (`permute_target`), NaN where there is none; the other
-    arguments are those of `cross_validate`.
-    """
-    return permute_scored_ridges(features, [columns], splits, covariates=covariates, groups=groups, seed=seed)[0]
-
-
 def permute_scored_ridges(
     features: Features,
     tables: Iterable[Floats],
     splits: Sequence[Split],
     *,
     covariates: Floats | None = None,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
     seed: int = 0,
 ) -> list[PermutationTest]:
-    """Test the columns (n, m) of several targets that have the same splits as `permute_scored_ridge` tests each."""
+    """Test the ridge regression that `cross_validate` scores, on the first repetition of its own splits, penalty chosen
+    as there: the statistic is the r of that repetition. Each table (n, m) holds the values of one target and their
+    permutations (`permute_target`), NaN where there is none; the other arguments are those of `cross_validate`."""
     tests: list[PermutationTest] = []
     waiting: list[Floats] = []
-    shared: dict[str, Any] = {"covariates": covariates, "groups": groups, "seed": seed}
     for columns in tables:
         if waiting and (len(waiting) + 1) * columns.size > _MOST_CELLS:
-            tests += _permute_together(features, waiting, splits, **shared)
+            tests += _permute_together(features, waiting, splits, covariates, groups, seed)
             waiting = []
         waiting.append(columns)
-    return tests + (_permute_together(features, waiting, splits, **shared) if waiting else [])
+    return tests + (_permute_together(features, waiting, splits, covariates, groups, seed) if waiting else [])
 
 
 def _permute_together(
     features: Features,
     tables: Sequence[Floats],
     splits: Sequence[Split],
-    *,
     covariates: Floats | None,
-    groups: NDArray[Any] | None,
+    groups: Labels | None,
     seed: int,
 ) -> list[PermutationTest]:
     """Test tables whose columns are solved at once."""
@@ -165,11 +141,8 @@ def _build_test(statistic: str, split: str, scores: Floats) -> PermutationTest:
 
 def judge(score: Score, p_value: float) -> str:
     """Judge a score by its interval and its permutation test together: ``above chance`` only by both, ``not detected``
-    by neither, else ``inconclusive``.
-
-    The test is one-sided, so chance must be below the one-sided 95 % bound, which is as strict as p < 0.05.
-    Without a test (p NaN) a score can at most be inconclusive; empty for a score of NaN.
-    """
+    by neither, else ``inconclusive``. The test is one-sided, so chance must be below the one-sided 95 % bound, which is
+    as strict as p < 0.05. Without a test (p NaN) a score can at most be inconclusive; empty for a score of NaN."""
     if math.isnan(score.value) or math.isnan(score.bound):
         return ""
     is_above, is_significant = score.bound > score.chance, p_value < SIGNIFICANT
@@ -178,7 +151,7 @@ def judge(score: Score, p_value: float) -> str:
     return "inconclusive" if is_above or is_significant else "not detected"
 
 
-def permute_target(target: Target, *, n_permutations: int, seed: int, **units: NDArray[Any] | None) -> Floats:
+def permute_target(target: Target, *, n_permutations: int, seed: int, **units: Labels | None) -> Floats:
     """Permute the known values of a target as `permute_values` does: (n, 1 + n_permutations), NaN where missing."""
     rows = np.flatnonzero(~np.isnan(target.values))
     own = {name: None if labels is None else labels[rows] for name, labels in units.items()}
@@ -188,12 +161,7 @@ def permute_target(target: Target, *, n_permutations: int, seed: int, **units: N
 
 
 def permute_values(
-    values: Floats,
-    *,
-    n_permutations: int,
-    blocks: NDArray[Any] | None = None,
-    units: NDArray[Any] | None = None,
-    seed: int = 0,
+    values: Floats, *, n_permutations: int, blocks: Labels | None = None, units: Labels | None = None, seed: int = 0
 ) -> Floats:
     """Permute values (n,) where they can be exchanged: (n, 1 + n_permutations), the real values first.
 
@@ -220,7 +188,7 @@ def permute_values(
     return columns
 
 
-def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | None) -> list[Indices]:
+def _find_exchangeable(values: Floats, blocks: Indices, units: Labels | None) -> list[Indices]:
     """Find sets of units that can be exchanged, each a table of rows (units, rows of a unit)."""
     labels = np.arange(len(values)) if units is None else np.unique(units, return_inverse=True)[1].ravel()
     order = np.lexsort((blocks, labels))
@@ -229,19 +197,16 @@ def _find_exchangeable(values: Floats, blocks: Indices, units: NDArray[Any] | No
     sets: dict[tuple[int, ...], list[Indices]] = {}
     for rows in members:
         sets.setdefault(tuple(blocks[rows[:1]] if single else blocks[rows]), []).append(rows)
-    if not single:
-        return [np.stack(found) for found in sets.values()]
-    return [_pad(found) for found in sets.values()]
-
-
-def _pad(members: list[Indices]) -> Indices:
-    """Pad units of one value to the same number of rows by repeating their first row."""
-    width = max(map(len, members))
-    return np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in members])
+    # Units of one value are padded to the same number of rows by repeating their first row.
+    widths = [max(map(len, found)) for found in sets.values()]
+    return [
+        np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in found])
+        for found, width in zip(sets.values(), widths, strict=True)
+    ]
 
 
 def _predict(
-    features: Features, rows: Indices, codes: Floats, covariates: Floats | None, groups: NDArray[Any] | None, seed: int
+    features: Features, rows: Indices, codes: Floats, covariates: Floats | None, groups: Labels | None, seed: int
 ) -> tuple[Floats, Indices]:
     splitter: Any = KFold(n_splits=5, shuffle=True, random_state=seed)
     if groups is not None:
@@ -297,11 +262,9 @@ class Comparison:
 
 
 def compare_models(first: Predictions, second: Predictions, metric: str) -> Comparison:
-    """Test whether two models score differently on the same folds (Nadeau and Bengio, Machine Learning 52, 2003).
-
-    The variance of the mean over J folds is (1/J + n_test / n_train) times that of the differences, because training
-    parts overlap. NaN with fewer than two scored folds; p = 1 where all differences are 0. ValueError for other folds.
-    """
+    """Test whether two models score differently on the same folds (Nadeau and Bengio, Machine Learning 52, 2003). The
+    variance of the mean over J folds is (1/J + n_test / n_train) times that of the differences, because training parts
+    overlap. NaN with fewer than two scored folds; p = 1 where all differences are 0. ValueError for other folds."""
     folds = [one.fold[: one.n_repeats] for one in (first, second)]
     if first.target != second.target or not np.array_equal(folds[0], folds[1]):
         raise ValueError(f"{first.model} and {second.model} were not tested on the same folds of {first.target}")
@@ -312,7 +275,9 @@ def compare_models(first: Predictions, second: Predictions, metric: str) -> Comp
     if n_folds < 2:
         error, p_value, reach = np.nan, np.nan, np.nan
     else:
-        error = float(np.sqrt((1 / n_folds + _compute_test_ratio(first)) * values.var(ddof=1)))
+        n_test = np.stack([(first.fold == fold).sum(axis=1) for fold in range(first.n_train.shape[1])], axis=1)
+        ratio = float(np.nanmean(n_test / first.n_train))
+        error = float(np.sqrt((1 / n_folds + ratio) * values.var(ddof=1)))
         p_value = float(2 * student.sf(abs(mean) / error, n_folds - 1)) if error > 0 else float(mean == 0)
         reach = error * float(student.ppf(0.975, n_folds - 1))
     return Comparison(
@@ -326,14 +291,6 @@ def compare_models(first: Predictions, second: Predictions, metric: str) -> Comp
         p_value=p_value,
         n_folds=n_folds,
     )
-
-
-def _compute_test_ratio(predictions: Predictions) -> float:
-    """Average the ratio of test to training rows over folds."""
-    n_repeats, n_folds = predictions.n_train.shape
-    n_test = np.stack([(predictions.fold == fold).sum(axis=1) for fold in range(n_folds)], axis=1)
-    assert n_test.shape == (n_repeats, n_folds)
-    return float(np.nanmean(n_test / predictions.n_train))
 
 
 def adjust_holm(p_values: Sequence[float]) -> Floats:

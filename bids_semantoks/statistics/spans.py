@@ -1,20 +1,31 @@
-"""Features as coordinates in the span of the training rows, to which everything is fitted. Shape letters: n rows
-(participants or sessions), d features, r columns of the span, c covariates."""
+"""Features as coordinates in the span of the training rows, to which everything is fitted; spans that targets share,
+and folds at the same time. Shape letters: n rows (participants or sessions), d features, r columns of the span, c
+covariates."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterator
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from bids_semantoks.records import Floats, Indices
+from bids_semantoks.records import Bools, Floats, Indices, Reals
 
-#: Directions with a smaller share of the largest eigenvalue are rounding.
-CUTOFF = 1e-10
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_N_THREADS: ContextVar[int] = ContextVar("n_threads", default=1)
+_MOST_BYTES = 2**30  # memory for spans that may be needed again: six folds of 5,000 participants and connectivity
+CUTOFF = 1e-10  # directions with a smaller share of the largest eigenvalue are rounding
 
 #: Covariances unpacked at a time, 27 MB of 457 parcels, and matrices decomposed at a time, 20 MB of 100 components.
 _BLOCK, _MANY = 16, 256
@@ -22,10 +33,8 @@ _BLOCK, _MANY = 16, 256
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Span:
-    """Training and test rows in principal axes of the training rows.
-
-    A model with an L2 penalty never leaves this span: a fit needs only n_train columns, however wide the features are.
-    """
+    """Training and test rows in principal axes of the training rows. A model with an L2 penalty never leaves this span:
+    a fit needs only n_train columns, however wide the features are."""
 
     train: Floats  # (n_train, r) centred; columns are orthogonal
     test: Floats  # (n_test, r) centred and scaled as `train` was
@@ -54,7 +63,7 @@ class Scaling:
     coefficients: Floats  # (1 + c, d) of a constant and the covariates in these units
     scale: Floats  # (d,) of what is left; infinite where it is constant
 
-    def apply(self, values: NDArray[np.floating[Any]], covariates: Floats | None = None) -> Floats:
+    def apply(self, values: Reals, covariates: Floats | None = None) -> Floats:
         """Remove covariates (n, c) from features (n, d), centre and scale."""
         scaled = np.array(values, dtype=np.float64)
         design = _build_design(covariates, self.mean, self.deviation, len(scaled))
@@ -69,7 +78,7 @@ class TableFeatures:
     """Table of features, each scaled by its standard deviation in the training rows."""
 
     name: str
-    values: NDArray[np.floating[Any]]  # (n, d) finite; d may be 0, the model without knowledge
+    values: Reals  # (n, d) finite; d may be 0, the model without knowledge
 
     def __post_init__(self) -> None:
         _check_finite(self.name, self.values)
@@ -121,18 +130,14 @@ def _scale(values: Floats, design: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KernelFeatures:
-    """Wide features in common units, represented by their inner products.
-
-    Features are centred but not scaled one by one: scaling would raise the least reliable entries of a connectivity
-    matrix to the size of the others, and would need the table; centring acts on a Gram matrix computed once.
-    """
+    """Wide features in common units, represented by their inner products. Features are centred but not scaled one by
+    one: scaling would raise the least reliable entries of a connectivity matrix to the size of the others, and would
+    need the table; centring acts on a Gram matrix computed once."""
 
     name: str
     kernel: Floats  # (n, n) inner products of all rows, from `compute_gram`
 
     def __post_init__(self) -> None:
-        if self.kernel.ndim != 2 or self.kernel.shape[0] != self.kernel.shape[1]:
-            raise ValueError(f"{self.name}: a kernel must be square, found {self.kernel.shape}")
         _check_finite(self.name, self.kernel)
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
@@ -159,9 +164,7 @@ class WideFeatures:
         """Copy training and test rows."""
         return self.values[train], self.values[test]
 
-    def rotate(
-        self, train: NDArray[np.floating[Any]], test: NDArray[np.floating[Any]], designs: tuple[Floats, Floats]
-    ) -> Span:
+    def rotate(self, train: Reals, test: Reals, designs: tuple[Floats, Floats]) -> Span:
         """Centre and remove regressors from rows, and rotate."""
         kernel, cross = np.zeros((len(train), len(train))), np.zeros((len(test), len(train)))
         for start in range(0, train.shape[1], 4096):
@@ -177,13 +180,13 @@ def _cut(values: Floats) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(values), step))
 
 
-def _check_finite(name: str, values: NDArray[Any]) -> None:
+def _check_finite(name: str, values: Reals) -> None:
     if values.ndim != 2 or not np.isfinite(values).all():
         rows = np.unique(np.argwhere(~np.isfinite(values))[:, 0])[:3] if values.ndim == 2 else values.shape
         raise ValueError(f"{name}: features must be finite; found NaN or infinite values in rows {rows}")
 
 
-def compute_gram(values: NDArray[np.floating[Any]], *, block: int = 4096) -> Floats:
+def compute_gram(values: Reals, *, block: int = 4096) -> Floats:
     """Compute the inner products (n, n) of rows (n, d) in float64, `block` columns at a time."""
     gram = np.zeros((len(values), len(values)))
     for start in range(0, values.shape[1], block):
@@ -248,19 +251,17 @@ def _rotate(kernel: Floats, kernel_test: Floats) -> Span:
     return Span(train=axes * lengths, test=kernel_test @ axes / lengths, eigenvalues=values)
 
 
-def _is_real(eigenvalues: Floats) -> NDArray[np.bool_]:
+def _is_real(eigenvalues: Floats) -> Bools:
     largest = eigenvalues.max(initial=0.0)
     return np.asarray(eigenvalues > max(CUTOFF * largest, 1e-300))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TangentFeatures:
-    """Covariances as directions from a reference fitted to the training rows.
-
-    The reference is the geometric mean of the training covariances by one step of the iteration that nilearn repeats
-    ten times (it need not converge). Covariances are first reduced to the leading components of the training mean,
-    since a few hundred band-passed volumes hold no more: with 457 parcels a fold takes seconds, not half a minute.
-    """
+    """Covariances as directions from a reference fitted to the training rows. The reference is the geometric mean of
+    the training covariances by one step of the iteration that nilearn repeats ten times (it need not converge).
+    Covariances are first reduced to the leading components of the training mean, since a few hundred band-passed
+    volumes hold no more: with 457 parcels a fold takes seconds, not half a minute."""
 
     name: str
     packed: NDArray[np.float32]  # (n, e) lower triangles of positive definite covariances, row by row
@@ -303,7 +304,7 @@ class TangentFeatures:
         return vectors[: len(train)], vectors[len(train) :]
 
 
-def _unpack(packed: NDArray[Any]) -> Floats:
+def _unpack(packed: Reals) -> Floats:
     """Unpack lower triangles (..., e) into symmetric matrices (..., P, P)."""
     n_parcels = int(np.sqrt(2 * packed.shape[-1]))
     full = np.take(packed, _find_places(n_parcels), axis=-1).astype(np.float64)
@@ -324,3 +325,70 @@ def _map_eigenvalues(matrices: Floats, function: Any) -> Floats:
     values, axes = np.linalg.eigh((matrices + matrices.swapaxes(-1, -2)) / 2)
     mapped: Floats = (axes * function(values)[..., None, :]) @ axes.swapaxes(-1, -2)
     return mapped
+
+
+@contextlib.contextmanager
+def use_threads(n_threads: int) -> Iterator[None]:
+    """Let `run_folds` work on this many folds at once. Libraries for linear algebra then use one thread each, whatever
+    the number: the partition of a product affects its last digits."""
+    token = _N_THREADS.set(n_threads)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        _N_THREADS.reset(token)
+
+
+def run_folds(
+    work: Callable[[_Item], _Result],
+    folds: Sequence[_Item],
+    *,
+    each: Callable[[Sequence[_Item]], Iterable[_Item]] = iter,
+) -> list[_Result]:
+    """Work on every fold, several at a time within `use_threads`, and return the results in order. `each` yields the
+    folds again, and may count them."""
+    n_threads = min(_N_THREADS.get(), len(folds))
+    if n_threads <= 1:
+        return [work(fold) for fold in each(folds)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting = [pool.submit(work, fold) for fold in folds]
+        try:
+            return [one.result() for one, _ in zip(waiting, each(folds), strict=True)]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class SharedSpans:
+    """Features with a cache of the most recent spans, up to `most_bytes`, for repeated use of the same rows."""
+
+    def __init__(self, features: Features, *, most_bytes: int = _MOST_BYTES) -> None:
+        self.features, self.most_bytes = features, most_bytes
+        self._kept: OrderedDict[bytes, Span] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        return self.features.name
+
+    def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
+        """Compute the span as the features do, or find it."""
+        digest = hashlib.sha256()
+        for part in (train, test) if covariates is None else (train, test, covariates):
+            digest.update(str((part.shape, part.dtype.str)).encode() + part.tobytes())
+        key = digest.digest()
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        span = self.features.compute_span(train, test, covariates)
+        with self._lock:
+            self._kept[key] = span
+            while self._kept and sum(map(_count_bytes, self._kept.values())) > self.most_bytes:
+                self._kept.popitem(last=False)
+        return span
+
+
+def _count_bytes(span: Span) -> int:
+    return span.train.nbytes + span.test.nbytes + span.eigenvalues.nbytes

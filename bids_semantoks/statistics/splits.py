@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.records import Indices
+from bids_semantoks.records import Floats, Indices, Labels
 
 ROLES = ("train", "validation", "test")
 _MOST_FOLDS = 5
@@ -28,7 +27,8 @@ class Split:
     fold: int
     train: Indices  # sorted positions, as are test and validation
     test: Indices
-    validation: Indices  # empty except in the published protocol
+    # empty except in the published protocol
+    validation: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         where = f"repetition {self.repetition}, fold {self.fold}"
@@ -39,7 +39,7 @@ class Split:
             raise ValueError(f"{where}: a row has more than one role")
 
 
-def compute_strata(values: NDArray[np.float64], *, is_class: bool, n_folds: int = 5) -> Indices:
+def compute_strata(values: Floats, *, is_class: bool, n_folds: int = 5) -> Indices:
     """Cut a target (n,) into strata (n,): classes, or ten bins at most with two rows per fold; -1 where missing."""
     strata = np.full(len(values), -1, dtype=np.int64)
     known = ~np.isnan(values)
@@ -47,20 +47,17 @@ def compute_strata(values: NDArray[np.float64], *, is_class: bool, n_folds: int 
         strata[known] = values[known].astype(np.int64)
         return strata
     n_bins = int(np.clip(known.sum() // (2 * n_folds), 1, 10))
-    quantiles = np.arange(1, n_bins) / n_bins if known.any() else np.zeros(0)
-    edges = np.unique(np.quantile(values[known], quantiles)) if len(quantiles) else quantiles
+    edges = np.unique(np.quantile(values[known], np.arange(1, n_bins) / n_bins)) if n_bins > 1 else np.zeros(0)
     strata[known] = np.searchsorted(edges, values[known], side="right")
     return strata
 
 
 def build_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, n_folds: int = 5, seed: int = 0
+    strata: Indices, *, groups: Labels | None = None, n_repeats: int = 10, n_folds: int = 5, seed: int = 0
 ) -> tuple[Split, ...]:
-    """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out.
-
-    Rows of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError if a stratum
-    has fewer members, or there are fewer groups, than folds, or groups are so unequal that a fold is left empty.
-    """
+    """Divide the rows into stratified folds, repetition r shuffled with seed `seed` + r; rows at -1 are left out. Rows
+    of one of `groups` (n,) (participant, family, site) are never on both sides. Raises InputError if a stratum has
+    fewer members, or there are fewer groups, than folds, or groups are so unequal that a fold is left empty."""
     rows = np.flatnonzero(strata >= 0)
     _check_sizes(strata[rows], None if groups is None else groups[rows], n_folds)
     splits = []
@@ -78,7 +75,7 @@ def build_splits(
     return tuple(splits)
 
 
-def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Split, ...]:
+def build_left_out_splits(strata: Indices, left_out: Labels) -> tuple[Split, ...]:
     """Leave each group (site) out once, folds in sorted order; rows at -1 are left out. InputError for one group."""
     rows = np.flatnonzero(strata >= 0)
     names = np.unique(left_out[rows])
@@ -94,53 +91,38 @@ def build_left_out_splits(strata: Indices, left_out: NDArray[Any]) -> tuple[Spli
 
 
 def build_published_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, n_repeats: int = 10, seed: int = 0
+    strata: Indices, *, groups: Labels | None = None, n_repeats: int = 10, seed: int = 0
 ) -> tuple[Split, ...]:
     """Divide the rows .6/.2/.2 into train, validation and test as the published evaluation does, one fold a repetition.
-    Groups stay together, drawn by the stratum of their first row. Raises InputError for a stratum below 5 members."""
-    rows, first, units, unit_strata = _find_units(strata, groups)
-    splits = []
-    for repetition in range(n_repeats):
-        everyone = np.arange(len(first))
-        train, rest = train_test_split(everyone, test_size=0.4, stratify=unit_strata, random_state=seed + repetition)
-        validation, test = train_test_split(
-            rest, test_size=0.5, stratify=unit_strata[rest], random_state=seed + repetition
-        )
-        inside = [np.flatnonzero(np.isin(units, part)) for part in (train, test, validation)]
-        splits.append(_build_split(repetition, 0, rows, *inside))
-    return tuple(splits)
+    Groups and errors are those of `build_random_splits`."""
+
+    def draw(strata: Indices, seed: int) -> list[Indices]:
+        train, rest = train_test_split(np.arange(len(strata)), test_size=0.4, stratify=strata, random_state=seed)
+        validation, test = train_test_split(rest, test_size=0.5, stratify=strata[rest], random_state=seed)
+        return [train, test, validation]
+
+    return build_random_splits(strata, draw, groups=groups, n_repeats=n_repeats, seed=seed)
 
 
 def build_random_splits(
-    strata: Indices, *, groups: NDArray[Any] | None = None, train_share: float, n_repeats: int, seed: int
+    strata: Indices, draw: Callable[[Indices, int], list[Indices]], *, groups: Labels | None, n_repeats: int, seed: int
 ) -> tuple[Split, ...]:
-    """Divide the rows into stratified train and test anew in each repetition, r drawn with `seed` + r; rows at -1 are
-    left out. Groups stay together, drawn by the stratum of their first row. Raises InputError for a stratum below 5
-    members."""
-    rows, first, units, unit_strata = _find_units(strata, groups)
+    """Draw training, test and perhaps validation rows anew in each repetition, r with `seed` + r; rows at -1 are left
+    out. `draw` divides units with strata (u,): groups stay together, drawn by the stratum of their first row. Raises
+    InputError for a stratum below 5 members."""
+    rows = np.flatnonzero(strata >= 0)
+    units = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1].ravel()
+    unit_strata = strata[rows][np.unique(units, return_index=True)[1]]
+    _check_sizes(unit_strata, None, 5)
     splits = []
     for repetition in range(n_repeats):
-        parts = train_test_split(
-            np.arange(len(first)), train_size=train_share, stratify=unit_strata, random_state=seed + repetition
-        )
-        inside = [np.flatnonzero(np.isin(units, part)) for part in parts]
+        inside = [np.flatnonzero(np.isin(units, part)) for part in draw(unit_strata, seed + repetition)]
         splits.append(_build_split(repetition, 0, rows, *inside))
     return tuple(splits)
 
 
-def _find_units(strata: Indices, groups: NDArray[Any] | None) -> tuple[Indices, Indices, Indices, Indices]:
-    """Find the rows (m,) that have a stratum, the first of each unit (u,) among them, the unit of each (m,), and the
-    strata of units (u,). Raises InputError for a stratum below 5 members."""
-    rows = np.flatnonzero(strata >= 0)
-    units = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1].ravel()
-    _, first = np.unique(units, return_index=True)
-    unit_strata = strata[rows][first]
-    _check_sizes(unit_strata, None, 5)
-    return rows, first, units, unit_strata
-
-
 def build_inner_folds(
-    rows: Indices, *, strata: Indices | None, groups: NDArray[Any] | None, n_folds: int, seed: int
+    rows: Indices, *, strata: Indices | None, groups: Labels | None, n_folds: int, seed: int
 ) -> Indices:
     """Number the folds (n_train,) inside a training part, in which penalties are chosen: by group or else stratified.
     `strata` and `groups` are (n,) of all rows; fewer folds where there are fewer groups or rows."""
@@ -164,20 +146,13 @@ def build_inner_folds(
     return fold_of
 
 
-def _build_split(
-    repetition: int, fold: int, rows: Indices, train: Indices, test: Indices, validation: Indices | None = None
-) -> Split:
-    empty = np.zeros(0, dtype=np.int64)
-    return Split(
-        repetition=repetition,
-        fold=fold,
-        train=np.sort(rows[train]),
-        test=np.sort(rows[test]),
-        validation=empty if validation is None else np.sort(rows[validation]),
-    )
+def _build_split(repetition: int, fold: int, rows: Indices, *parts: Indices) -> Split:
+    """Build a split of `rows` from positions among them: train, test and perhaps validation."""
+    named = {role: np.sort(rows[part]) for role, part in zip(("train", "test", "validation"), parts, strict=False)}
+    return Split(repetition=repetition, fold=fold, **named)
 
 
-def _check_sizes(strata: Indices, groups: NDArray[Any] | None, n_folds: int) -> None:
+def _check_sizes(strata: Indices, groups: Labels | None, n_folds: int) -> None:
     counts = np.bincount(strata) if len(strata) else np.zeros(1, dtype=np.int64)
     smallest = int(counts[counts > 0].min()) if counts.any() else 0
     if smallest < n_folds:
@@ -203,10 +178,10 @@ class SplitRow(NamedTuple):
 
 def list_used(splits: Sequence[Split]) -> Indices:
     """List the rows that are in any part of a split."""
-    return np.unique(np.concatenate([part for one in splits for part in (one.train, one.validation, one.test)]))
+    return np.unique(np.concatenate([getattr(one, role) for one in splits for role in ROLES]))
 
 
-def check_groups(splits: Iterable[Split], groups: NDArray[Any]) -> None:
+def check_groups(splits: Iterable[Split], groups: Labels) -> None:
     """Refuse splits in which a group has two roles: InputError names the first group, repetition and fold."""
     for split in splits:
         # Validation rows choose a rate or also train, so groups must not span them and tested rows either.
@@ -261,14 +236,12 @@ def read_split_table(
     participants: Sequence[str],
     *,
     strata: Indices | None = None,
-    groups: NDArray[Any] | None = None,
+    groups: Labels | None = None,
 ) -> tuple[Split, ...]:
-    """Convert a table of splits back to positions, renumbered from 0, and check it.
-
-    Where a fold lists only test rows, everyone else trains; rows with stratum -1 (phenotype missing) are dropped, and
-    so are participants who are not here. Raises InputError for an unknown role, two roles, a participant tested twice
-    in a repetition, an empty part, nobody who is here, or a group with two roles.
-    """
+    """Convert a table of splits back to positions, renumbered from 0, and check it. Where a fold lists only test rows,
+    everyone else trains; rows with stratum -1 (phenotype missing) are dropped, and so are participants who are not
+    here. Raises InputError for an unknown role, two roles, a participant tested twice in a repetition, an empty part,
+    nobody who is here, or a group with two roles."""
     roles = _collect_roles(table, participants)
     # Numbers may start anywhere and have gaps; a repetition that does not exist has no score.
     repetitions = sorted({repetition for repetition, _ in roles})
@@ -318,7 +291,7 @@ def _collect_roles(table: Iterable[SplitRow], participants: Sequence[str]) -> di
 
 
 def build_within_splits(
-    labels: NDArray[np.int64], participants: NDArray[Any], runs: NDArray[Any], onsets: NDArray[np.float64]
+    labels: Indices, participants: Labels, runs: Labels, onsets: Floats
 ) -> tuple[tuple[Split, ...], dict[str, str]]:
     """Split the blocks of each participant into folds, with nobody else's blocks to train on.
 
@@ -330,7 +303,6 @@ def build_within_splits(
     n_classes = len(np.unique(labels))
     splits: list[Split] = []
     kinds: dict[str, str] = {}
-    empty = np.zeros(0, dtype=np.int64)
     for participant in np.unique(participants):
         rows = np.flatnonzero(participants == participant)
         if len(np.unique(labels[rows])) < n_classes:
@@ -338,15 +310,13 @@ def build_within_splits(
         kind, folds = _divide(rows, labels, runs, onsets)
         for fold in folds:
             train = np.setdiff1d(rows, fold)
-            splits.append(Split(repetition=0, fold=len(splits), train=train, test=np.sort(fold), validation=empty))
+            splits.append(Split(repetition=0, fold=len(splits), train=train, test=np.sort(fold)))
         if folds:
             kinds[str(participant)] = kind
     return tuple(splits), kinds
 
 
-def _divide(
-    rows: Indices, labels: Indices, runs: NDArray[Any], onsets: NDArray[np.float64]
-) -> tuple[str, list[Indices]]:
+def _divide(rows: Indices, labels: Indices, runs: Labels, onsets: Floats) -> tuple[str, list[Indices]]:
     names = np.unique(runs[rows])
     if len(names) > 1:
         folds = [rows[runs[rows] == name] for name in names]

@@ -28,7 +28,7 @@ from bids_semantoks.atlases import supply
 from bids_semantoks.atlases.label_images import build_label_grid
 from bids_semantoks.atlases.load import load_atlas, load_surface_atlas
 from bids_semantoks.atlases.registry import load_entry
-from bids_semantoks.commands import fetch as fetch_module
+from bids_semantoks.commands.fetch import FETCH
 from bids_semantoks.demo.study import write_study
 from bids_semantoks.errors import AtlasError
 
@@ -128,7 +128,7 @@ def test_everything_lands_in_one_directory_once(tmp_path, server, online, monkey
     (online / "model.safetensors").write_text("weights")
     target = tmp_path / "fetched"
     arguments = [str(target), "--atlas", "Pair", "--space", OTHER, "--model", "lab/encoder"]
-    assert fetch_module.call(arguments) == 0
+    assert FETCH.call(arguments) == 0
     hub = "huggingface/hub/models--lab--encoder"
     expected = ["atlases/cortex.nii.gz", "atlases/rest.nii.gz", f"templateflow/{XFM}"]
     assert list_files(target) == sorted(
@@ -144,7 +144,7 @@ def test_everything_lands_in_one_directory_once(tmp_path, server, online, monkey
     assert hashlib.sha256((target / "atlases" / "rest.nii.gz").read_bytes()).hexdigest() in printed
     assert len(asked) == 3
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*.gz")}
-    assert fetch_module.call(arguments) == 0
+    assert FETCH.call(arguments) == 0
     assert len(asked) == 3
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*.gz")} == before
     # Either variable is enough for the atlas afterwards.
@@ -159,10 +159,10 @@ def test_files_that_are_here_are_copied_with_their_record(tmp_path, server, onli
     _, address, asked = server
     write_registry(tmp_path, address, monkeypatch)
     first, second = tmp_path / "first", tmp_path / "second"
-    assert fetch_module.call([str(first), "--atlas", "Pair", "--space", OTHER, "--model", "none"]) == 0
+    assert FETCH.call([str(first), "--atlas", "Pair", "--space", OTHER, "--model", "none"]) == 0
     monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(first))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert fetch_module.call([str(second), "--atlas", "Pair", "--space", OTHER, "--model", "none"]) == 0
+    assert FETCH.call([str(second), "--atlas", "Pair", "--space", OTHER, "--model", "none"]) == 0
     assert list_files(first) == list_files(second)
     assert len(asked) == 3
 
@@ -170,7 +170,7 @@ def test_files_that_are_here_are_copied_with_their_record(tmp_path, server, onli
 def test_another_file_than_expected_is_refused_and_not_kept(tmp_path, server, online, monkeypatch, capsys):
     _, address, _ = server
     write_registry(tmp_path, address, monkeypatch, sha256="0" * 64)
-    code = fetch_module.call([str(tmp_path / "to"), "--atlas", "Pair", "--space", OTHER, "--model", "none"])
+    code = FETCH.call([str(tmp_path / "to"), "--atlas", "Pair", "--space", OTHER, "--model", "none"])
     assert code == 6
     error = capsys.readouterr().err
     assert f"expected {'0' * 64}" in error
@@ -183,10 +183,10 @@ def test_a_damaged_file_is_recognised_by_its_record(tmp_path, server, online, mo
     write_registry(tmp_path, address, monkeypatch)
     target = tmp_path / "to"
     arguments = [str(target), "--atlas", "Pair", "--space", OTHER, "--model", "none"]
-    assert fetch_module.call(arguments) == 0
+    assert FETCH.call(arguments) == 0
     image = nib.load(target / "atlases" / "rest.nii.gz")
     nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine).to_filename(target / "atlases" / "rest.nii.gz")
-    assert fetch_module.call(arguments) == 6
+    assert FETCH.call(arguments) == 6
     assert "(rest.nii.gz.sha256)" in capsys.readouterr().err
 
 
@@ -195,7 +195,7 @@ def test_a_server_without_the_file_and_a_short_answer(tmp_path, server, online, 
     write_registry(tmp_path, address, monkeypatch)
     (folder / "rest.nii.gz").unlink()
     arguments = [str(tmp_path / "to"), "--atlas", "Pair", "--space", OTHER, "--model", "none"]
-    assert fetch_module.call(arguments) == 6
+    assert FETCH.call(arguments) == 6
     assert "rest.nii.gz cannot be downloaded: the server responded with 404" in capsys.readouterr().err
     assert not [name for name in list_files(tmp_path / "to") if "rest" in name]
 
@@ -227,26 +227,26 @@ def test_without_a_writable_cache_the_work_directory_serves(tmp_path, server, on
 
 
 def test_bad_calls(tmp_path, online, capsys):
-    assert fetch_module.call([str(tmp_path), "--atlas", "Nothing", "--model", "none"]) == 6
+    assert FETCH.call([str(tmp_path), "--atlas", "Nothing", "--model", "none"]) == 6
     assert "Unknown atlas Nothing; expected one of Demo457" in capsys.readouterr().err
-    assert fetch_module.call([str(tmp_path), "--atlas", "Demo457", "--space", OTHER, "--model", "a.pth"]) == 6
+    assert FETCH.call([str(tmp_path), "--atlas", "Demo457", "--space", OTHER, "--model", "a.pth"]) == 6
     assert "a.pth cannot be downloaded: expected ORG/NAME" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert fetch_module.call([str(tmp_path / "file" / "x"), "--atlas", "Demo457", "--model", "none"]) in (5, 6)
+    assert FETCH.call([str(tmp_path / "file" / "x"), "--atlas", "Demo457", "--model", "none"]) in (5, 6)
 
 
 def test_the_place_that_cannot_be_written_is_named(tmp_path, server, online, monkeypatch, capsys):
     _, address, _ = server
     write_registry(tmp_path, address, monkeypatch)
     call = ["--atlas", "Pair", "--space", OTHER, "--model", "none"]
-    assert fetch_module.call([str(tmp_path / "first"), *call]) == 0
+    assert FETCH.call([str(tmp_path / "first"), *call]) == 0
     monkeypatch.setenv("BIDS_SEMANTOKS_ATLAS_DIR", str(tmp_path / "first"))
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "cache"
     monkeypatch.setenv("BIDS_SEMANTOKS_CACHE_DIR", str(below))
     capsys.readouterr()
     for given in ([], [str(below)]):
-        assert fetch_module.call([*given, *call]) == 5
+        assert FETCH.call([*given, *call]) == 5
         assert re.search(rf"error: {re.escape(str(below))}\S*: Not a directory", capsys.readouterr().err)
 
 
@@ -265,22 +265,22 @@ def test_every_alternative_is_tried_and_each_failure_named(tmp_path, server, onl
     content["surfaces"] = [{"space": "fsLR", "alternatives": [[less, whole], [less]]}]
     (registry / "Pair.json").write_text(json.dumps(content))
     call = [str(tmp_path / "to"), "--atlas", "Pair", "--model", "none", "--space"]
-    assert fetch_module.call([*call, OTHER]) == 6
+    assert FETCH.call([*call, OTHER]) == 6
     error = capsys.readouterr().err
     assert "gone1.nii cannot be downloaded: the server responded with 404" in error
     assert "gone2.nii cannot be downloaded: the server responded with 404" in error
     # The rest of the atlas, where not all of it can be had, is said to be that.
-    assert fetch_module.call([*call, "fsLR"]) == 0
+    assert FETCH.call([*call, "fsLR"]) == 0
     error = capsys.readouterr().err
     assert "gone.dlabel.nii cannot be downloaded: the server responded with 404" in error
     assert all(part in error for part in ("gone.dlabel.nii", "1 parcels"))
     content["surfaces"][0]["alternatives"] = [[whole], [whole | {"files": ["x.dlabel.nii"]}]]
     (registry / "Pair.json").write_text(json.dumps(content))
-    assert fetch_module.call([*call, "fsLR"]) == 6
+    assert FETCH.call([*call, "fsLR"]) == 6
     assert "atlas Pair for fsLR cannot be downloaded: gone.dlabel" in capsys.readouterr().err
     content["spaces"][0]["alternatives"].append(parts)
     (registry / "Pair.json").write_text(json.dumps(content))
-    assert fetch_module.call([*call, OTHER]) == 0
+    assert FETCH.call([*call, OTHER]) == 0
 
 
 def can_unshare():
@@ -350,7 +350,7 @@ def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, m
     ]
     (registry / "Pair.json").write_text(json.dumps(content))
     target, call = tmp_path / "assets", ["--atlas", "Pair", "--model", "none", "--space"]
-    assert fetch_module.call([str(target), *call, "fsLR"]) == 6
+    assert FETCH.call([str(target), *call, "fsLR"]) == 6
     assert "has SHA-256" in (error := capsys.readouterr().err)
     assert "expected 000" in error
     assert not list(target.rglob("*.dlabel.nii"))
@@ -362,7 +362,7 @@ def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, m
     (own / "rh.own.annot").unlink()
     monkeypatch.setenv("BIDS_SEMANTOKS_ATLAS_DIR", str(own))
     for _ in range(2):
-        assert fetch_module.call([str(target), *call, "fsLR", "fsaverage5"]) == 0
+        assert FETCH.call([str(target), *call, "fsLR", "fsaverage5"]) == 0
     assert capsys.readouterr().out.count("small/lh.own.annot") == 2
     assert [path for path in asked if "own.annot" in path] == ["/small/rh.own.annot"]
     monkeypatch.delenv("BIDS_SEMANTOKS_ATLAS_DIR")
@@ -378,7 +378,7 @@ def test_label_files_of_surfaces_are_brought_as_well(tmp_path, server, online, m
     with pytest.raises(AtlasError, match="fetch DIR --atlas Pair --space fsaverage5` on a machine with network"):
         load_surface_atlas("Pair", space="fsaverage5", directory=None)
     capsys.readouterr()
-    assert fetch_module.call([str(target), *call, "fsaverage6"]) == 6
+    assert FETCH.call([str(target), *call, "fsaverage6"]) == 6
     assert "fsLR, fsaverage5, not on surfaces in fsaverage6." in capsys.readouterr().err
 
 
@@ -389,7 +389,7 @@ def test_seeds_are_fetched_beside_the_published_encoder(tmp_path, online, monkey
         (online / seed).mkdir()
         (online / seed / name).write_text(f"weights of {seed}")
     target, no_atlas = tmp_path / "fetched", ("--atlas", "none")
-    assert fetch_module.call([str(target), "--seeds", *no_atlas]) == 0
+    assert FETCH.call([str(target), "--seeds", *no_atlas]) == 0
     root = Path("huggingface/hub/models--SamGijsen--Brain-Semantoks")
     wanted = sorted(["refs/main", *(f"snapshots/abc/{one}" for one in (name, *(f"{seed}/{name}" for seed in seeds)))])
     assert list_files(target / root) == wanted
@@ -399,21 +399,21 @@ def test_seeds_are_fetched_beside_the_published_encoder(tmp_path, online, monkey
     (target / root / "refs" / "v1").write_text("abc")
     copy = tmp_path / "copy"
     arguments = [str(copy), "--seeds", "--model", "SamGijsen/Brain-Semantoks@v1", *no_atlas]
-    assert fetch_module.call(arguments) == 0
+    assert FETCH.call(arguments) == 0
     assert list_files(copy / root) == sorted(["refs/v1", *wanted[1:]])
-    assert fetch_module.call([str(copy), "--seeds", "--model", "lab/encoder"]) == errors.ModelError.exit_code
+    assert FETCH.call([str(copy), "--seeds", "--model", "lab/encoder"]) == errors.ModelError.exit_code
     assert "no other seeds of lab/encoder" in capsys.readouterr().err
 
 
 def test_addresses_are_printed_with_what_is_known_of_the_files(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call = ["--print-urls", "--atlas", "Schaefer400Tian3", "--model", "none", "--space"]
-    assert fetch_module.call([*call, "fsLR", "MNI152NLin6Asym"]) == 0
+    assert FETCH.call([*call, "fsLR", "MNI152NLin6Asym"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     surface = next(line for line in lines if line[0].endswith("Tian_Subcortex_S3.dlabel.nii"))
     assert surface[2] == "SHA-256 3ee6ea48cfcf0c800894a442a539bd4cea0f0f29de2efc363e24b1e448ffcafb"
-    assert fetch_module.call(["--print-urls", "--model", "lab/Own@v1", "--seeds"]) == 6
-    assert fetch_module.call(["--print-urls", "--model", "lab/Own/sub@v1", "--space", OTHER]) == 0
+    assert FETCH.call(["--print-urls", "--model", "lab/Own@v1", "--seeds"]) == 6
+    assert FETCH.call(["--print-urls", "--model", "lab/Own/sub@v1", "--space", OTHER]) == 0
     said = capsys.readouterr().out
     assert "/lab/Own/resolve/v1/sub/model.safetensors\t" in said
     transform = next(line for line in said.splitlines() if line.split("\t")[0].endswith("_xfm.h5"))

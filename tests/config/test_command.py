@@ -27,6 +27,8 @@ def test_every_field_of_every_stage_has_an_option():
         for field in filter(lambda one: one.metadata, dataclasses.fields(stage)):
             assert f"--{field.name.replace('_', '-')}" in flags
             assert set(field.metadata["aliases"]) <= flags
+    fields = [field.name for _, stage in command.find_stages() for field in dataclasses.fields(stage) if field.metadata]
+    assert list(command.read_help()) == fields
 
 
 @pytest.mark.parametrize(

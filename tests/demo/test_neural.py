@@ -13,14 +13,17 @@ from bids_semantoks.demo.neural import (
     AGE_COUPLING,
     AGE_LAG,
     BLOCK_SECONDS,
+    SITE_PATIENTS,
     colour,
     compute_activity,
     compute_coupling,
     compute_dynamics,
+    describe_phenotypes,
     draw_blocks,
+    draw_participant,
+    plan_runs,
     simulate_signals,
 )
-from bids_semantoks.demo.people import SITE_PATIENTS, describe_phenotypes, draw_participant, plan_runs
 from bids_semantoks.demo.study import simulate_series
 from bids_semantoks.records import CANONICAL_NETWORKS
 

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from nilearn.glm.first_level.design_matrix import create_cosine_drift
 
-from bids_semantoks.demo.neural import compute_framewise_displacement, compute_rmsd, expand, simulate_motion
-from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.neural import (
+    compute_framewise_displacement,
+    compute_rmsd,
+    draw_participant,
+    expand,
+    plan_runs,
+    simulate_motion,
+)
 from bids_semantoks.demo.scan import (
     compute_components,
     compute_confounds,

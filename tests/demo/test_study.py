@@ -19,7 +19,7 @@ from bids_semantoks.atlases.load import load_atlas
 from bids_semantoks.bids_names import parse_entities
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.demo.atlas import build_anatomy
-from bids_semantoks.demo.people import draw_participant, plan_runs
+from bids_semantoks.demo.neural import draw_participant, plan_runs
 from bids_semantoks.demo.study import simulate_series, write_parcellated, write_study
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.records import Run

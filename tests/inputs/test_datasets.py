@@ -12,7 +12,7 @@ from helpers.trees import C2009, FMRIPREP, RAW, open_dataset, write_description,
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.inputs.datasets import check_out_dir, find_dataset
-from bids_semantoks.inputs.people_tables import find_roots
+from bids_semantoks.inputs.names import find_roots
 
 XCP_D = {
     "Name": "XCP-D",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bids_semantoks.errors import InputError
-from bids_semantoks.inputs.hdf5 import iterate_blocks, open_signals
+from bids_semantoks.inputs.hdf5 import iterate_runs, open_signals
 
 N, T = 5, 31
 
@@ -62,17 +62,16 @@ def test_blocks_hold_every_run_without_padding(
     )
     whole = np.concatenate([values[name] for name in SIZES], axis=1)
     # One run takes 457 * 31 * 4 bytes: two fit.
-    blocks = list(iterate_blocks(source, max_bytes=2 * 457 * T * 4))
-    assert [block.start for block in blocks] == [0, 2, 4]
-    assert [name for block in blocks for name in block.ids] == list(source.ids)
-    runs = [run for block in blocks for run in block.signals]
-    for i, run in enumerate(runs):
+    runs = list(iterate_runs(source, max_bytes=2 * 457 * T * 4))
+    assert [row for row, _, _ in runs] == list(range(N)) == list(range(len(source.ids)))
+    for i, run, problem in runs:
         np.testing.assert_array_equal(run, whole[i, :, : LENGTHS[i]].T)
         assert run.dtype == np.float32
-    assert not any(problem for block in blocks for problem in block.problems)
-    some = list(iterate_blocks(source, rows={1, 4}, max_bytes=2 * 457 * T * 4))
-    assert [block.start for block in some] == [0, 4]
-    np.testing.assert_array_equal(some[1].signals[0], runs[4])
+        assert not problem
+    some = list(iterate_runs(source, rows={1, 4}, max_bytes=2 * 457 * T * 4))
+    # Rows 2 and 3 are a block of their own.
+    assert [row for row, _, _ in some] == [0, 1, 4]
+    np.testing.assert_array_equal(some[2][1], runs[4][1])
 
 
 def test_absent_parcels_atlases_and_runs_stay_absent(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
@@ -81,12 +80,12 @@ def test_absent_parcels_atlases_and_runs_stay_absent(tmp_path: Path, values: dic
     for table in values.values():
         table[3] = np.nan
     source = open_signals(write(tmp_path / "a.h5", values))
-    (block,) = iterate_blocks(source)
-    assert [len(run) for run in block.signals] == [31, 12, 25, 0, 19]
-    assert np.isnan(block.signals[1][:, 0]).all()
-    assert not np.isnan(block.signals[1][:, 1:]).any()
-    assert np.isnan(block.signals[2][:, 450:]).all()
-    assert not np.isnan(block.signals[2][:, :450]).any()
+    runs = [run for _, run, _ in iterate_runs(source)]
+    assert [len(run) for run in runs] == [31, 12, 25, 0, 19]
+    assert np.isnan(runs[1][:, 0]).all()
+    assert not np.isnan(runs[1][:, 1:]).any()
+    assert np.isnan(runs[2][:, 450:]).all()
+    assert not np.isnan(runs[2][:, :450]).any()
 
 
 def test_a_shorter_table_of_one_atlas_is_no_shorter_run(
@@ -96,8 +95,7 @@ def test_a_shorter_table_of_one_atlas_is_no_shorter_run(
     padded[:, :, :T] = values["buckner7"]
     source = open_signals(write(tmp_path / "a.h5", {**values, "buckner7": padded}))
     assert source.n_volumes == T + 6
-    (block,) = iterate_blocks(source)
-    assert [len(run) for run in block.signals] == list(LENGTHS)
+    assert [len(run) for _, run, _ in iterate_runs(source)] == list(LENGTHS)
 
 
 def test_ids_may_be_text_or_numbers(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:
@@ -176,12 +174,12 @@ def test_a_run_with_a_problem_spoils_no_other(
     values = make_values()
     values[atlas][place] = value
     source = open_signals(write(tmp_path / "a.h5", values))
-    blocks = list(iterate_blocks(source, max_bytes=max_bytes))
-    problems = [one for block in blocks for one in block.problems]
+    runs = list(iterate_runs(source, max_bytes=max_bytes))
+    problems = [one for _, _, one in runs]
     assert problem in problems[row]
     assert [bool(one) for one in problems] == [i == row for i in range(N)]
     expected = [0 if i == row else length for i, length in enumerate(LENGTHS)]
-    assert [len(run) for block in blocks for run in block.signals] == expected
+    assert [len(run) for _, run, _ in runs] == expected
 
 
 def test_files_that_are_no_hdf5(tmp_path: Path, values: dict[str, np.ndarray[Any, Any]]) -> None:

@@ -30,7 +30,7 @@ def test_every_source_entity_is_kept():
     )
     expected = "sub-01_ses-pre_task-rest_acq-AP_dir-LR_run-2_echo-1_space-S_atlas-A_res-2"
     assert store.build_stem(run, "A") == expected
-    assert store.build_directory(Path("out"), run) == Path("out/sub-01/ses-pre/func")
+    assert store.build_directory(Path("out"), dict(run.entities)) == Path("out/sub-01/ses-pre/func")
 
 
 def test_runs_that_differ_in_one_entity_differ_in_name():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from bids_semantoks.reports.charts import Bar, Colouring
 from bids_semantoks.reports.figures import use_style, write_figure
 from bids_semantoks.reports.figures_probes import draw_classes, draw_map, draw_models, draw_values
-from bids_semantoks.reports.scatter_charts import Colouring
-from bids_semantoks.reports.vector_charts import Bar
 
 
 def test_models_stand_in_the_order_given_beside_chance() -> None:

@@ -13,7 +13,7 @@ from helpers.browser import open_browser, open_page
 
 from bids_semantoks.outputs.group_tables import ProbeTables, build_group_table
 from bids_semantoks.reports.group_page import build_colouring, build_group_page, choose_colourings, describe_left_out
-from bids_semantoks.reports.group_report import write_group_figures, write_group_page
+from bids_semantoks.reports.group_report import write_group_page
 
 MODELS = ("Tiny", "pearson", "tangent", "motion", "site", "random", "chance")
 
@@ -154,7 +154,7 @@ def test_the_test_stands_apart_from_the_score(page: Path) -> None:
 
 
 def test_figures_for_papers_are_drawn_on_request(tmp_path: Path) -> None:
-    write_group_figures(tmp_path, build_group_page(build_tables(60), tmp_path), "svg")
+    write_group_page(tmp_path, lambda: build_group_page(build_tables(60), tmp_path), figures="svg")
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     assert drawn == {f"group_{name}.svg" for name in
                      ("age-models", "age-predictions", "sex-models", "sex-predictions", "sex-by-site", "leakage", "map")

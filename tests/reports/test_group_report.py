@@ -8,18 +8,19 @@ import pytest
 from markupsafe import Markup
 
 from bids_semantoks.reports.group_report import (
+    TABLES,
     Graphic,
     GroupPage,
     PhenotypePart,
     Section,
     read_training_picture,
-    render_page,
     write_group_page,
 )
+from bids_semantoks.reports.pages import fill_template
 
 
 def test_page_leads_to_the_tables_that_are_there(tmp_path: Path) -> None:
-    page = GroupPage(title="T", overview=[], pretraining="", warns=False, phenotypes=[], sections=[], warnings=[])
+    page = GroupPage(title="T", overview=[], sections=[])
     for name in ("group_task_blocks", "group_scaling"):
         (tmp_path / f"{name}.tsv").write_text("x\n")
     html = write_group_page(tmp_path, lambda: page).read_text()
@@ -33,7 +34,7 @@ def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) 
     part = PhenotypePart(
         name="<b>x</b>", lead="lead", facts=[("in", "3")], graphics=[shown], columns=["model", "r"],
         lines=[["Tiny", "0.1"], ["chance", "0"]], people=(["", "sex"], [["in", "<F> 3"]]),
-        details=[Section(anchor="", title="By site", short="", sentences=["<i>"], graphics=[])],
+        details=[Section(title="By site", sentences=["<i>"])],
     )  # fmt: skip
     leakage = Section(
         anchor="leakage", title="Leakage", short="Leakage", sentences=["seen"], graphics=[shown],
@@ -43,7 +44,7 @@ def test_page_escapes_what_users_write_and_says_what_is_missing(tmp_path: Path) 
         title="Tiny", overview=[("people", "3")], pretraining="2 of 3", warns=True, phenotypes=[part],
         sections=[leakage], warnings=["few"],
     )  # fmt: skip
-    html = render_page(page, methods=Markup("<p>text</p>"))
+    html = fill_template("group", page=page, version="1", methods=Markup("<p>text</p>"), tables=TABLES)
     assert "<b>x</b>" not in html
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert '<p class="warning">2 of 3</p>' in html

@@ -7,26 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from bids_semantoks.reports.palette_images import (
-    COVERAGE,
-    GREYS,
-    RED_BLUE,
-    decode_png,
-    encode_png,
-    from_base64,
-    to_base64,
-)
+from bids_semantoks.reports.palette_images import COVERAGE, GREYS, RED_BLUE, from_base64, to_base64
 
 
 @pytest.mark.parametrize("palette", [GREYS, RED_BLUE, COVERAGE])
 @pytest.mark.parametrize("shape", [(3, 4), (5, 7), (1, 1), (40, 33)])
 def test_images_are_read_back_by_us_and_by_others(palette, shape):
     image = np.random.default_rng(1).integers(0, len(palette.colours) + 1, shape).astype(np.uint8)
-    content = encode_png(image, palette.colours)
-    np.testing.assert_array_equal(decode_png(content), image)
-    np.testing.assert_array_equal(from_base64(to_base64(image, palette.colours)), image)
-    assert base64.b64decode(to_base64(image, palette.colours)) == content
-    seen = np.array(Pillow.open(io.BytesIO(content)).convert("RGBA"))
+    text = to_base64(image, palette.colours)
+    np.testing.assert_array_equal(from_base64(text), image)
+    seen = np.array(Pillow.open(io.BytesIO(base64.b64decode(text))).convert("RGBA"))
     colours = np.array([list(bytes.fromhex(one)) for one in palette.colours])
     there = image > 0
     np.testing.assert_array_equal(seen[..., 3], np.where(there, 255, 0))

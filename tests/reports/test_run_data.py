@@ -5,8 +5,7 @@ import pytest
 
 from bids_semantoks.records import FilteredMotion, ParcelSignals
 from bids_semantoks.reports.palette_images import ABSENT, GREYS, RED_BLUE, from_base64
-from bids_semantoks.reports.pictures import sort_by_network
-from bids_semantoks.reports.run_data import average_blocks, build_run_data
+from bids_semantoks.reports.run_data import average_blocks, build_run_data, sort_by_network
 from bids_semantoks.statistics.baselines import compute_connectivity
 from bids_semantoks.statistics.series import zscore_rows
 
@@ -35,6 +34,13 @@ def build_signals(*, n_volumes=T, n_parcels=P, same=False, motion=True, filtered
         framewise_displacement=np.linspace(0, 0.4, n_volumes) if motion else np.full(n_volumes, np.nan),
         filtered_motion=FilteredMotion(values=np.full(n_volumes, 0.1), source="lp") if filtered else None,
     )
+
+
+def test_parcels_are_sorted_by_network():
+    order = sort_by_network(NETWORKS)
+    assert order.names == ["Vis", "Limbic", "Cont", "Default", "Other", "no network"]
+    assert order.edges.tolist() == [0, 4, 6, 8, 9, 11, 13]
+    assert order.order.tolist() == [1, 4, 6, 10, 5, 11, 0, 7, 12, 3, 9, 2, 8]
 
 
 def test_data_hold_what_the_run_is():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import surface_files as made
 
-from bids_semantoks.atlases.surface_labels import load_surface_labels
+from bids_semantoks.atlases.label_surfaces import load_surface_labels
 from bids_semantoks.config import SignalsConfig
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.records import Atlas, AtlasVolume

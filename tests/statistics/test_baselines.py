@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from bids_semantoks.statistics.baselines import (
-    build_column_features,
     build_connectivity_features,
     compute_connectivity,
     compute_correlations,
@@ -53,9 +52,7 @@ def test_absent_parcels_and_dropped_volumes_are_neutral():
         compute_covariance([run[:2]], "pearson")
 
 
-def test_columns_and_covariates_become_tables():
-    motion = build_column_features("motion", [0.1, 0.2, 0.4], [300, 290, 310])
-    assert motion.values.shape == (3, 2)
+def test_covariates_become_tables():
     table = build_covariates({"age": [30, 40.5, 50], "site": ["A", "B", "A"]})
     np.testing.assert_array_equal(table, [[30, 1, 0], [40.5, 0, 1], [50, 1, 0]])
     with pytest.raises(ValueError, match="covariate age is missing in row 1"):

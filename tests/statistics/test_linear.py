@@ -6,7 +6,6 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 
 from bids_semantoks.statistics import linear
-from bids_semantoks.statistics.baselines import build_chance
 from bids_semantoks.statistics.linear import (
     PENALTIES,
     choose_loo_penalties,
@@ -135,7 +134,11 @@ def test_planted_effects_are_found_and_noise_is_not(n_classes, metric):
 
 def test_chance_is_chance():
     target = build_class_target("sex", ["F", "M", "M", None] * 20)
-    predictions = cross_validate(build_chance(80), target, build_splits(target.compute_strata(), n_repeats=2))
+    predictions = cross_validate(
+        TableFeatures(name="chance", values=np.zeros((80, 0))),
+        target,
+        build_splits(target.compute_strata(), n_repeats=2),
+    )
     assert score(predictions, "balanced_accuracy").value == pytest.approx(0.5)
     assert score(predictions, "auroc").value == pytest.approx(0.5)
     assert score(predictions, "auroc").n_rows == 60

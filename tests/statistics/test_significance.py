@@ -11,7 +11,7 @@ from bids_semantoks.statistics.predictions import Target, build_class_target
 from bids_semantoks.statistics.significance import (
     compute_permutation_test,
     judge,
-    permute_scored_ridge,
+    permute_scored_ridges,
     permute_target,
     permute_values,
 )
@@ -126,7 +126,7 @@ def test_the_scored_ridge_is_what_is_permuted(is_grouped):
     covariates = values[:, 5:6]
     splits = build_splits(target.compute_strata(), groups=groups, n_repeats=3, seed=4)
     columns = permute_target(target, n_permutations=39, seed=4, units=groups)
-    test = permute_scored_ridge(features, columns, splits, covariates=covariates, groups=groups, seed=4)
+    test = permute_scored_ridges(features, [columns], splits, covariates=covariates, groups=groups, seed=4)[0]
     scored = cross_validate(features, target, splits, covariates=covariates, groups=groups, seed=4)
     first = build_scorer(select_repetitions(scored, slice(0, 1)), "r")(np.ones((1, N)))
     assert test.value == pytest.approx(first[0], abs=1e-12)
@@ -145,7 +145,7 @@ def test_the_scored_ridge_is_permuted_within_places_that_are_left_out():
     target = Target(name="age", values=5.0 * site + rng.standard_normal(90))
     splits = build_left_out_splits(target.compute_strata(), site)
     columns = permute_target(target, n_permutations=99, seed=0, blocks=site)
-    assert permute_scored_ridge(features, columns, splits, groups=site).p_value > 0.05
+    assert permute_scored_ridges(features, [columns], splits, groups=site)[0].p_value > 0.05
 
 
 def test_the_test_of_the_scored_ridge_is_calibrated_on_noise():
@@ -156,7 +156,7 @@ def test_the_test_of_the_scored_ridge_is_calibrated_on_noise():
         target = Target(name="y", values=rng.standard_normal(41))
         columns = permute_target(target, n_permutations=39, seed=seed)
         splits = build_splits(target.compute_strata(), n_repeats=1, seed=seed)
-        p_values.append(permute_scored_ridge(features, columns, splits, seed=seed).p_value)
+        p_values.append(permute_scored_ridges(features, [columns], splits, seed=seed)[0].p_value)
     assert binomtest(int((np.array(p_values) <= 0.1).sum()), 100, 0.1).pvalue > 0.001
     assert np.mean(p_values) == pytest.approx(0.5, abs=0.11)
 
@@ -166,7 +166,7 @@ def test_features_without_columns_have_no_statistic():
     target = Target(name="y", values=hidden)
     columns = permute_target(target, n_permutations=5, seed=0)
     constant = TableFeatures(name="constant", values=np.ones((N, 2)))
-    test = permute_scored_ridge(constant, columns, build_splits(target.compute_strata(), n_repeats=1))
+    test = permute_scored_ridges(constant, [columns], build_splits(target.compute_strata(), n_repeats=1))[0]
     assert (test.value, test.p_value) == (0, 1)
 
 
