@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,14 @@ from bids_semantoks.models.hub import CONFIG_FILE
 from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.models.weight_files import WEIGHTS_FILE
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
+from bids_semantoks.pretraining.card import (
+    CARD_FILE,
+    LOG_FILE,
+    append_log,
+    read_training_log,
+    start_log,
+    write_model_card,
+)
 from bids_semantoks.pretraining.packing import pack_signals, select_packed
 from bids_semantoks.pretraining.plan import Blueprint, build_details, describe_data, draw_blueprint, find_kernels
 from bids_semantoks.reports.figures import write_figures
@@ -285,7 +293,8 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
     )
     if ranks.is_first:
         write_json(plan.checkpoints / "settings.json", plan.settings)
-    training.run(TrainingLog(plan.directory / LOG_FILE), request)
+        start_log(plan.directory / LOG_FILE, training.step)
+    training.run(partial(append_log, plan.directory / LOG_FILE), request)
     if ranks.is_first:
         details = build_details(plan.data, view, plan.settings, plan.encoder)
         details["recipe"] |= {"precision": precision, "parts_a_batch_is_cut_into": plan.n_slices}
