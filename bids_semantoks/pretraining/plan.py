@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
+from bids_semantoks.embedding import AtlasNames
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_text, hash_values, read_json
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
@@ -27,9 +28,6 @@ from bids_semantoks.training.loop import TrainingPlan
 from bids_semantoks.training.packed import SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Parcels and networks of an atlas, P each.
-AtlasLabels = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,7 +58,7 @@ def read_training_config(config: PretrainingConfig) -> TrainingConfig:
 
 
 def describe_data(
-    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasLabels
+    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasNames
 ) -> tuple[EncoderConfig, TrainingData]:
     """Describe the encoder and its training data without reading any signals. The data are the `stored` runs with their
     `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5 file. Raises SemantoksError if anything
