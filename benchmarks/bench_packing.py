@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +25,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from bench_index import call_again
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -141,6 +141,13 @@ def open_store(target: Path, n_runs: int) -> None:
     print(json.dumps({"runs": len(view), "seconds": seconds, "processor": processor}))
 
 
+def call(*arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", *map(str, arguments)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
 def bench(kind: str, directory: Path, n_runs: int, n_procs: int) -> bool:
     peaks = []
     for n in (max(1, n_runs // 4), n_runs):
@@ -148,7 +155,7 @@ def bench(kind: str, directory: Path, n_runs: int, n_procs: int) -> bool:
         began = time.perf_counter()
         (make_tables if kind == "tables" else make_file)(source, n)
         made = time.perf_counter() - began
-        found = call_again(__file__, "--child", kind, source, directory / f"store_{kind}{n}", n, n_procs)
+        found = call(kind, source, directory / f"store_{kind}{n}", n, n_procs)
         peaks.append(found["peak"])
         workers = f", of the largest worker {found['child']:.0f} MB" if n_procs > 1 else ""
         print(
@@ -184,7 +191,7 @@ def main() -> None:
         are_met = [bench("tables", Path(folder), args.tables, args.n_procs)] if args.tables else []
         are_met += [bench("rows", Path(folder), args.rows, 1)] if args.rows else []
         if args.open:
-            found = call_again(__file__, "--child", "open", Path(folder) / "open", args.open)
+            found = call("open", Path(folder) / "open", args.open)
             is_quick = found["processor"] < 1.0
             print(
                 f"an index of {found['runs']} runs opens in {found['seconds']:.2f} s by the clock, best of five, "
