@@ -137,9 +137,8 @@ class ApplicationPlan:
         if self.twin is not None:
             embed_stored(stored, self.twin, why="with random weights", running=self.config.running)
         is_first = self.config.selection.sessions == "first"
-        rows = build_rows(
-            keep_first_sessions(stored) if is_first else stored, by_session=False, min_kept=self.config.min_kept
-        )
+        kept, how = keep_first_sessions(stored) if is_first else stored, self.config.running
+        rows = build_rows(kept, by_session=False, min_kept=self.config.min_kept, running=how)
         frame, values = self._build_frame(rows), self._read_values(rows)
         scores, flags, p_values = self.predictor.apply(values, frame)
         truth = np.array([self.truth[sub] for sub, _ in rows.keys])
@@ -179,7 +178,7 @@ class ApplicationPlan:
         model = self.predictor.facts.model
         if self.encoder:
             return read_embeddings(rows, self.encoder)
-        return None if model == "covariates" else read_carried(rows, model, self.config.running.work_dir)
+        return None if model == "covariates" else read_carried(rows, model)
 
     def _build_frame(self, rows: Rows) -> pd.DataFrame:
         """Build the table that `Predictor.apply` reads: measures, covariates, site."""

@@ -42,11 +42,11 @@ Flags = dict[str, NDArray[np.bool_]]  # by what is flagged
 OR: Final = " | "
 
 
-def read_carried(rows: Rows, model: str, work_dir: Path | None = None) -> NDArray[np.floating[Any]]:
+def read_carried(rows: Rows, model: str) -> NDArray[np.floating[Any]]:
     """Read the features (n, d) of a baseline of `CARRIED` but ``covariates`` from the stored signals of rows."""
     if model in CONNECTIVITY:
-        return compute_connectivity_rows(iterate_signals(rows, work_dir), model, rows.weights)
-    (features,) = build_baselines(rows, (), [model], work_dir=work_dir)[model]
+        return compute_connectivity_rows(iterate_signals(rows), model, rows.weights)
+    (features,) = build_baselines(rows, (), [model])[model]
     assert isinstance(features, TableFeatures)
     return features.values
 

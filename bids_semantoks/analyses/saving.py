@@ -126,7 +126,7 @@ def save_predictors(prober: Prober, encoders: Sequence[RunEncoder], results: Seq
     for one in results:
         rows = one.design.rows
         if model in CONNECTIVITY and rows.keys not in tables:
-            tables = {rows.keys: build_features(model, read_carried(rows, model, config.running.work_dir))}
+            tables = {rows.keys: build_features(model, read_carried(rows, model))}
         features = tables.get(rows.keys) or _find_features(prober, model, one.design)
         directory = _name_directory(config, one.phenotype.name)
         write_predictor(directory, _build(prober, features, encoder, one))
