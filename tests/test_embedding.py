@@ -103,9 +103,9 @@ def test_an_encoder_to_compare_with_embeds_in_several_processes_to_the_same_byte
     asked = []
     run_jobs = choose.run_jobs
 
-    def remember(build, arguments, jobs, *, n_procs):
+    def remember(build, jobs, *, n_procs):
         asked.append(n_procs)
-        return run_jobs(build, arguments, jobs, n_procs=n_procs)
+        return run_jobs(build, jobs, n_procs=n_procs)
 
     monkeypatch.setattr(choose, "run_jobs", remember)
     made = []

@@ -34,7 +34,7 @@ from bids_semantoks.outputs.group_tables import ProbeTables
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.reporting import write_stored_methods
-from bids_semantoks.statistics.spans import use_threads
+from bids_semantoks.statistics.splits import use_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
 _FEW: Final = 50  # below this number of participants the page warns of wide intervals
@@ -155,7 +155,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
-        rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
+        rows = build_rows(stored, by_session=False, min_kept=config.min_kept, running=config.running)
     with use_threads(n_threads):
         leakage = measure_leakage(prober, rows)
     n_people = len(set(rows.participants))

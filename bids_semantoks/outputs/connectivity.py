@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bids_semantoks.files import read_object, read_rows, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import describe_files
 from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals
-from bids_semantoks.statistics.baselines import compute_connectivity
+from bids_semantoks.statistics.series import compute_connectivity
 
 _DIGITS: Final = 6  # correlations over a few hundred volumes are uncertain from the second digit on
 

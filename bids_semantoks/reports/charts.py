@@ -138,12 +138,13 @@ def _describe(name: str, interval: Interval, note: str = "") -> str:
     return f"{name}: {value:.2f}{reach}{f', {note}' if note and note != f'{value:.2f}' else ''}"
 
 
-def build_models(bars: Sequence[Bar], *, label: str, chance: float) -> Markup:
-    """Build the chart of scores with their intervals, one line each in the given order, with a line at `chance`."""
+def build_models(bars: Sequence[Bar], *, label: str, chance: float, line: str = "chance") -> Markup:
+    """Build the chart of scores with their intervals, one line each in the given order, with a line at `chance`, or
+    what else it is called."""
     intervals = [(bar.value, bar.low, bar.high) for bar in bars]
     height, said = _LINE * len(bars), []
     plot = _Plot((_LABELS, 8, _WIDTH - _LABELS - 90, height), _find_limits(intervals, chance), (len(bars), 0))
-    plot.axis(f"{label} with 95 % interval (dashed: chance)")
+    plot.axis(f"{label} with 95 % interval (dashed: {line})")
     plot.line([(chance, 0), (chance, len(bars))], "reference")
     for row, (bar, interval) in enumerate(zip(bars, intervals, strict=True)):
         kind = "encoder" if bar.is_encoder else "baseline"
@@ -151,7 +152,7 @@ def build_models(bars: Sequence[Bar], *, label: str, chance: float) -> Markup:
         plot.name(row, bar.name, kind)
         plot.interval(interval, row + 0.5, kind, said[-1])
         plot.write(_WIDTH - 84, plot.place(0, row + 0.5)[1] + 4, shorten_label(bar.note, 15), "note")
-    return _wrap(plot.parts, _WIDTH, height + 52, f"{label}, chance {chance:.2f}. {'; '.join(said)}.")
+    return _wrap(plot.parts, _WIDTH, height + 52, f"{label}, {line} {chance:.2f}. {'; '.join(said)}.")
 
 
 def build_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Markup:

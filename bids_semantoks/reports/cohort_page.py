@@ -21,7 +21,7 @@ from bids_semantoks.errors import name_count
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.cohort import CallFacts, Row, build_rows, describe_others, describe_versions, write_rows
-from bids_semantoks.quality.limits import LIMITS, REMEDIES
+from bids_semantoks.quality.run_qc import LIMITS, REMEDIES
 from bids_semantoks.reports.pages import fill_template, write_page
 from bids_semantoks.version import __version__
 

@@ -24,8 +24,9 @@ _MOST_VECTORS: Final = 2000
 _LEAST_RANGE: Final = 0.05
 
 
-def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
-    """Draw the score of each model with its interval, in the given order, with a line at `chance`."""
+def draw_models(bars: Sequence[Bar], *, label: str, chance: float, line: str = "chance") -> Figure:
+    """Draw the score of each model with its interval, in the given order, with a line at `chance`, or what else it is
+    called."""
     names = [shorten_label(bar.name, 28) for bar in bars]
     left = max(1.75, 0.08 * max(map(len, names)))
     figure, ((axes,),) = start_panels((4.65 + left, 0.85 + 0.32 * len(bars)), 1, 1, (left, 1.35, 0.15, 0.5))
@@ -36,7 +37,7 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
         axes.annotate(bar.note, xy=(1, i), xycoords=axes.get_yaxis_transform(), annotation_clip=False, **beside)
     axes.set_yticks(range(len(bars)), names)
     _finish_rows(axes, axes, [bar.is_encoder for bar in bars])
-    axes.set_xlabel(f"{label} with 95 % interval (dashed: chance)")
+    axes.set_xlabel(f"{label} with 95 % interval (dashed: {line})")
     return figure
 
 

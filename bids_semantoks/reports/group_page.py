@@ -25,8 +25,7 @@ from bids_semantoks.outputs.group_words import (
     format_number,
     format_score,
 )
-from bids_semantoks.quality.cohort import CallFacts, read_excluded
-from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.quality.cohort import CallFacts, find_excluded, read_excluded
 from bids_semantoks.reports.charts import Bar, Colouring, Column, build_map, build_pair, name_people
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.figures_probes import draw_map, draw_pair

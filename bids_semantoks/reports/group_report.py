@@ -112,14 +112,16 @@ def build_bar(row: Any, name: str, *, note: str = "", is_encoder: bool = True) -
     return Bar(name=name, value=row.value, low=row.ci_low, high=row.ci_high, note=note, is_encoder=is_encoder)
 
 
-def show_bars(title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str) -> Graphic:
-    """Show scores with their intervals; `name` is that of the publication figure."""
+def show_bars(
+    title: str, caption: str, bars: Sequence[Bar], *, label: str, chance: float, name: str, line: str = "chance"
+) -> Graphic:
+    """Show scores with their intervals and a `line` at chance; `name` is that of the publication figure."""
     return Graphic(
         title=title,
         caption=caption,
-        body=build_models(bars, label=label, chance=chance),
+        body=build_models(bars, label=label, chance=chance, line=line),
         name=name,
-        draw=lambda: draw_models(bars, label=label, chance=chance),
+        draw=lambda: draw_models(bars, label=label, chance=chance, line=line),
     )
 
 

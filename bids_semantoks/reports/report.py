@@ -25,7 +25,7 @@ from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, build_directory, find_encoders, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, judge_fit
-from bids_semantoks.quality.limits import Verdict, judge, judge_run, measure_run
+from bids_semantoks.quality.run_qc import Verdict, judge, judge_run, measure_run
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
 from bids_semantoks.reports.pictures import (

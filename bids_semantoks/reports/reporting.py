@@ -25,7 +25,7 @@ from bids_semantoks.outputs.features import count_cohort, describe_weights
 from bids_semantoks.outputs.methods import read_methods, write_citation
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_statuses, find_stored_kinds, find_stored_runs
-from bids_semantoks.quality.exclude import describe_exclusion
+from bids_semantoks.quality.cohort import describe_exclusion
 from bids_semantoks.records import Atlas
 from bids_semantoks.reports.figures_run import draw_figures
 from bids_semantoks.reports.report import update_methods, write_report

@@ -29,8 +29,13 @@ from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
 from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Indices, ParcelSignals, Reals
 from bids_semantoks.reports.pages import attempt
-from bids_semantoks.statistics.baselines import compute_connectivity
-from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
+from bids_semantoks.statistics.series import (
+    compute_connectivity,
+    compute_dvars,
+    compute_global,
+    thin_columns,
+    zscore_rows,
+)
 
 Image = NDArray[np.uint8]  # (rows, columns): 0 where missing, which is transparent, else 1 to the number of colours
 

@@ -19,8 +19,7 @@ from bids_semantoks.reports.run_data import (
     sort_by_network,
     to_base64,
 )
-from bids_semantoks.statistics.baselines import compute_connectivity
-from bids_semantoks.statistics.series import zscore_rows
+from bids_semantoks.statistics.series import compute_connectivity, zscore_rows
 
 P, T = 13, 41
 NETWORKS = ("Cont", "Vis", "", "Other", "Vis", "Limbic", "Vis", "Cont", "", "Other", "Vis", "Limbic", "Default")

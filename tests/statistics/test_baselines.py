@@ -5,12 +5,10 @@ import pytest
 
 from bids_semantoks.statistics.baselines import (
     build_connectivity_features,
-    compute_connectivity,
     compute_correlations,
     compute_covariance,
     compute_moments,
 )
-from bids_semantoks.statistics.predictions import build_covariates
 
 
 def make_signals(n=6, p=7, t=37):
@@ -52,38 +50,4 @@ def test_absent_parcels_and_dropped_volumes_are_neutral():
         compute_covariance([run[:2]], "pearson")
 
 
-def test_covariates_become_tables():
-    table = build_covariates({"age": [30, 40.5, 50], "site": ["A", "B", "A"]})
-    np.testing.assert_array_equal(table, [[30, 1, 0], [40.5, 0, 1], [50, 1, 0]])
-    with pytest.raises(ValueError, match="covariate age is missing in row 1"):
-        build_covariates({"age": [30, np.nan, 50]})
-    with pytest.raises(ValueError, match="covariate site is missing in row 2"):
-        build_covariates({"site": ["A", "B", None]})
-
-
 T, P = 30, 6
-
-
-@pytest.fixture
-def values():
-    """Signals whose first and eighth volumes are dropped and whose parcel 3 is absent."""
-    found = np.random.default_rng(1).standard_normal((T, P)).astype(np.float32)
-    found[[0, 7]] = np.nan
-    found[:, 3] = np.nan
-    return found
-
-
-def test_connectivity_uses_kept_rows_and_present_parcels(values):
-    matrix = compute_connectivity(values)
-    kept = np.delete(values, [0, 7], axis=0).astype(np.float64)
-    others = [p for p in range(P) if p != 3]
-    np.testing.assert_allclose(matrix[np.ix_(others, others)], np.corrcoef(kept[:, others].T), atol=1e-12)
-    assert np.isnan(matrix[3]).all()
-    assert np.isnan(matrix[:, 3]).all()
-
-
-def test_constant_parcel_has_no_correlation(values):
-    values[~np.isnan(values[:, 0]), 5] = 2.0
-    matrix = compute_connectivity(values)
-    assert np.isnan(matrix[5]).all()
-    assert not np.isnan(matrix[0, 1])
