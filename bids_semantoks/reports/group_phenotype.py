@@ -25,17 +25,18 @@ from bids_semantoks.outputs.group_words import (
     show_model,
 )
 from bids_semantoks.records import Floats
-from bids_semantoks.reports.charts import (
-    Column,
-    build_calibration,
-    build_pair,
-    build_predictions,
-    build_roc,
-    name_people,
-)
+from bids_semantoks.reports.charts import Column, build_pair, build_predictions, build_roc, name_people
 from bids_semantoks.reports.figures_probes import draw_classes, draw_pair, draw_values
 from bids_semantoks.reports.group_extras import build_added
-from bids_semantoks.reports.group_report import Graphic, PhenotypePart, Section, build_bar, name_figure, show_bars
+from bids_semantoks.reports.group_report import (
+    Graphic,
+    PhenotypePart,
+    Section,
+    build_bar,
+    name_figure,
+    show_bars,
+    show_calibration,
+)
 from bids_semantoks.statistics.metrics import name_main_metric
 from bids_semantoks.statistics.significance import SIGNIFICANT
 
@@ -179,9 +180,8 @@ def _show_predictions(stored: ProbeTables, phenotype: str) -> list[Graphic]:
 
 def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
     """Show the confusion matrix with the publication figure, the ROC curve of two classes, and the calibration."""
-    classes, counts, own = facts["Classes"], np.array(facts["Confusion"]), facts["Calibration"]
-    is_binary = len(classes) == 2
-    roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if is_binary else None
+    classes, counts = facts["Classes"], np.array(facts["Confusion"])
+    roc = (facts["Roc"]["False"], facts["Roc"]["Hit"]) if len(classes) == 2 else None
     confusion = Graphic(
         title="Confusion matrix",
         caption="Out of fold: shares of each true class (the mean of the diagonal is the balanced accuracy) and "
@@ -190,14 +190,7 @@ def _show_classes(facts: Mapping[str, Any], phenotype: str) -> list[Graphic]:
         name=name_figure(phenotype, "predictions"),
         draw=lambda: draw_classes(counts, classes, roc),
     )
-    name = classes[1] if is_binary else "the most probable class"
-    calibration = Graphic(
-        title="Calibration",
-        caption="Observed share by predicted probability, in ten bins of equal size. The dashed line is perfect "
-        "calibration.",
-        body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
-        size="small",
-    )
+    calibration = show_calibration(facts, "Calibration")
     if roc is None:
         return [confusion, calibration]
     caption = "Only pairs within a test fold are compared, so that the area is the AUROC."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from bids_semantoks.outputs.group_words import format_number
 from bids_semantoks.outputs.methods import read_methods
-from bids_semantoks.reports.charts import Bar, build_models
+from bids_semantoks.reports.charts import Bar, build_calibration, build_models
 from bids_semantoks.reports.figures import write_figure
 from bids_semantoks.reports.figures_probes import draw_models
 from bids_semantoks.reports.pages import fill_template, write_page
@@ -122,6 +122,19 @@ def show_bars(
         body=build_models(bars, label=label, chance=chance, line=line),
         name=name,
         draw=lambda: draw_models(bars, label=label, chance=chance, line=line),
+    )
+
+
+def show_calibration(facts: Mapping[str, Any], title: str) -> Graphic:
+    """Show the calibration of predicted classes, of the second one if there are two."""
+    own, classes = facts["Calibration"], facts["Classes"]
+    name = classes[1] if len(classes) == 2 else "the most probable class"
+    return Graphic(
+        title=title,
+        caption="Observed share by predicted probability, in ten bins of equal size. The dashed line is perfect "
+        "calibration.",
+        body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
+        size="small",
     )
 
 

@@ -12,9 +12,9 @@ from bids_semantoks.files import read_json, read_rows
 from bids_semantoks.outputs.group_tables import read_group_table
 from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval, format_number, format_share
 from bids_semantoks.outputs.predictor_files import PREDICTED, RESEARCH_ONLY
-from bids_semantoks.reports.charts import Bar, build_calibration, build_predictions
+from bids_semantoks.reports.charts import Bar, build_predictions
 from bids_semantoks.reports.figures_probes import draw_values
-from bids_semantoks.reports.group_report import Graphic, Section, name_figure, show_bars
+from bids_semantoks.reports.group_report import Graphic, Section, name_figure, show_bars, show_calibration
 
 _ENDS: Final = ("value", "ci_low", "ci_high")
 
@@ -31,7 +31,9 @@ def build_predictor_section(out_dir: Path) -> Section | None:
     columns |= {"recalibrated_": "here, corrected"} if facts["Recalibration"] is not None else {}
     graphics = [_show_bias(facts)] if facts["Bias"] else []
     if is_scored:
-        graphics.insert(0, _show_calibration(facts) if facts["Classes"] else _show_values(facts, out_dir))
+        graphics.insert(
+            0, show_calibration(facts, "Calibration here") if facts["Classes"] else _show_values(facts, out_dir)
+        )
     return Section(
         anchor="predictor",
         title=f"Predictor {facts['Predictor']}",
@@ -96,18 +98,6 @@ def _show_values(facts: Mapping[str, Any], out_dir: Path) -> Graphic:
         size="narrow",
         name=name_figure("predictor", name),
         draw=lambda: draw_values(truth, predicted, name=name),
-    )
-
-
-def _show_calibration(facts: Mapping[str, Any]) -> Graphic:
-    own, classes = facts["Calibration"], facts["Classes"]
-    name = classes[1] if len(classes) == 2 else "the most probable class"
-    return Graphic(
-        title="Calibration here",
-        caption="Observed share by predicted probability, in ten bins of equal size. The dashed line is perfect "
-        "calibration.",
-        body=build_calibration(own["Predicted"], own["Observed"], own["Predictions"], name),
-        size="small",
     )
 
 
