@@ -87,25 +87,51 @@ def test_constant_features_stay_and_a_single_site_changes_nothing():
     before = values.copy()
     remove_sites(fit_sites(values, np.full(60, "a")), values, np.full(60, "a"))
     # ComBat scales by n, and the variance of a site by n - 1.
-    np.testing.assert_allclose((values - before.mean(axis=0)) * np.sqrt(60 / 59), before - before.mean(axis=0))
+    change = (values - before.mean(axis=0)) * np.sqrt(60 / 59)
+    np.testing.assert_allclose(change, before - before.mean(axis=0), atol=1e-14)
+
+
+@pytest.mark.parametrize("method", ["combat", "mean_scale"])
+def test_a_feature_that_is_constant_at_a_site_takes_the_common_mean_there(method):
+    values, sites, _, _ = make_rows()
+    # Parcels outside the images of a site, and a number of volumes that each site has its own of.
+    values[sites == "b", 3], values[sites == "b", 5] = 0.1, 0.0
+    own = np.column_stack([values, np.select([sites == "a", sites == "b"], [150.0, 196.1], 240.0)])
+    found = own.copy()
+    remove_sites(fit_sites(found, sites, method=method), found, sites)
+    assert np.ptp(found[sites == "b"][:, [3, 5]], axis=0).max() < 1e-12
+    np.testing.assert_allclose(found[sites == "b"][0, [3, 5]], own.mean(axis=0)[[3, 5]], atol=1e-12)
+    assert np.ptp(found[:, -1]) < 1e-12
+    # Other features are harmonised as without them.
+    others = np.delete(values, [3, 5], axis=1)
+    remove_sites(fit_sites(others, sites, method=method), others, sites)
+    np.testing.assert_allclose(np.delete(found[:, :-1], [3, 5], axis=1)[sites == "b"], others[sites == "b"], atol=1e-12)
+
+
+def build_features(kind, values):
+    if kind != "tangent":
+        kinds = {"table": TableFeatures, "wide": WideFeatures}
+        return kinds[kind](name="x", values=values.astype(np.float32))
+    lower, symmetric = np.tril_indices(3), np.zeros((len(values), 3, 3))
+    symmetric[:, *lower] = symmetric[:, *lower[::-1]] = 0.2 * values
+    return TangentFeatures(name="x", packed=expm(symmetric)[:, *lower].astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["table", "wide", "tangent"])
 def test_test_rows_change_nothing_but_themselves(kind):
     values, sites, kept, tested = make_rows(d=6)
     train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
-    features = {"table": TableFeatures, "wide": WideFeatures}.get(kind)
-    if features is None:
-        lower, symmetric = np.tril_indices(3), np.zeros((60, 3, 3))
-        symmetric[:, *lower] = symmetric[:, *lower[::-1]] = 0.2 * values
-        inner = TangentFeatures(name="x", packed=expm(symmetric)[:, *lower].astype(np.float32))
-    else:
-        inner = features(name="x", values=values.astype(np.float32))
-    shared = {"name": "x", "features": inner, "kept": kept, "method": "combat"}
-    span = HarmonisedFeatures(sites=sites, **shared).compute_span(train, test)
-    fewer = HarmonisedFeatures(sites=sites, **shared).compute_span(train, test[::2])
+    inner = build_features(kind, values)
+    shared = {"name": "x", "sites": sites, "kept": kept, "method": "combat"}
+    span = HarmonisedFeatures(features=inner, **shared).compute_span(train, test)
+    fewer = HarmonisedFeatures(features=inner, **shared).compute_span(train, test[::2])
     np.testing.assert_allclose(fewer.train, span.train, rtol=1e-7)
     np.testing.assert_allclose(fewer.test, span.test[::2], atol=1e-7)
+    # Neither estimates nor axes know the values of test rows, so the penalty that inner folds choose cannot.
+    others = build_features(kind, np.where(tested[:, None], 5 - 2 * values, values))
+    other = HarmonisedFeatures(features=others, **shared).compute_span(train, test)
+    np.testing.assert_array_equal(other.train, span.train)
+    assert not np.allclose(other.test, span.test)
     alike = HarmonisedFeatures(name="x", features=inner, sites=sites, kept=None, method="mean_scale")
     found = alike.compute_span(train, test).train
     for site in "abc":
