@@ -179,13 +179,10 @@ def _compare_sites(scores: DataFrame) -> list[str]:
     before = {row.phenotype: row for row in rows if not row.harmonized}
     after = {row.phenotype: row for row in rows if row.harmonized}
     return [
-        f"A classifier of {name} has an out-of-fold balanced accuracy of {format_score(before[name])} before and "
-        f"{format_score(row)} after harmonisation by {row.harmonized} (chance: {format_number(row.chance)})."
-        + (
-            " Below chance means that no information is left, not that sites are recognised."
-            if row.value < row.chance
-            else ""
-        )
+        f"A classifier of {name}, trained in one half of the rows and tested in the other, has a balanced accuracy of "
+        f"{format_score(before[name])} before and {format_score(row)} after harmonisation by {row.harmonized}, each "
+        f"half by itself (chance: {format_number(row.chance)}). With the differences between sites goes what they "
+        "explain of a phenotype: what is left to predict lies within sites."
         for name, row in after.items()
         if name in before
     ]

@@ -164,13 +164,18 @@ class Rotatable(Features, Protocol):
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class HarmonisedFeatures:
     """Features without differences between sites, fitted to the training rows of each span, before covariates are
-    removed. Rows of a site without training rows are adjusted by an estimate from themselves."""
+    removed. Rows of a site without training rows are adjusted by an estimate from themselves.
+
+    With `apart` all test rows are, as a classifier of sites needs: estimates from training rows leave these without
+    the differences that are there by chance, and test rows with the opposite ones.
+    """
 
     name: str
     features: Rotatable
     sites: Labels  # (n,) of rows; those of unknown sites are not in any split
     kept: Floats | None  # (n, k) columns whose linear effects stay in the features
     method: str  # one of `METHODS`
+    apart: bool = False
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Harmonise, then remove covariates (n, c) and rotate as the features themselves do."""
@@ -179,7 +184,9 @@ class HarmonisedFeatures:
         kept = (None, None) if self.kept is None else (self.kept[train], self.kept[test])
         first = second = fit_sites(rows[0], places[0], kept[0], method=self.method)
         new = ~np.isin(places[1], first.names)
-        if new.any():
+        if self.apart:
+            second = fit_sites(rows[1], places[1], kept[1], method=self.method)
+        elif new.any():
             own = None if kept[1] is None else kept[1][new]
             second = add_sites(first, rows[1][new], places[1][new], own, method=self.method)
         for effects, values, sites, columns in zip((first, second), rows, places, kept, strict=True):

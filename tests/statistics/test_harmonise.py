@@ -1,11 +1,17 @@
 """ComBat against the published equations, and what its folds may know."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.linalg import expm
 
 from bids_semantoks.statistics.harmonise import HarmonisedFeatures, add_sites, fit_sites, remove_sites
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import compute_fold_scores
 from bids_semantoks.statistics.spans import TableFeatures, TangentFeatures, WideFeatures
+from bids_semantoks.statistics.splits import build_splits
+from bids_semantoks.statistics.targets import build_class_target
 
 #: Adjusted rows by neuroHarmonize 2.5.2 with its estimates iterated to 1e-10: the first two of those it was fitted to,
 #: and the last two of the others, four features each.
@@ -129,9 +135,14 @@ def test_test_rows_change_nothing_but_themselves(kind):
     np.testing.assert_allclose(fewer.test, span.test[::2], atol=1e-7)
     # Neither estimates nor axes know the values of test rows, so the penalty that inner folds choose cannot.
     others = build_features(kind, np.where(tested[:, None], 5 - 2 * values, values))
-    other = HarmonisedFeatures(features=others, **shared).compute_span(train, test)
-    np.testing.assert_array_equal(other.train, span.train)
-    assert not np.allclose(other.test, span.test)
+    for apart in (False, True):
+        one, other = (
+            HarmonisedFeatures(features=features, apart=apart, **shared).compute_span(train, test)
+            for features in (inner, others)
+        )
+        np.testing.assert_array_equal(one.train, other.train)
+        np.testing.assert_array_equal(one.train, span.train)
+        assert not np.allclose(one.test, other.test)
     alike = HarmonisedFeatures(name="x", features=inner, sites=sites, kept=None, method="mean_scale")
     found = alike.compute_span(train, test).train
     for site in "abc":
@@ -145,3 +156,35 @@ def test_rows_of_a_table_stay_as_they_are():
     own = HarmonisedFeatures(name="x", features=features, sites=sites, kept=None, method="mean_scale")
     own.compute_span(np.flatnonzero(~tested), np.flatnonzero(tested))
     np.testing.assert_array_equal(values, before)
+
+
+def score_sites(size, method, seed):
+    """Balanced accuracies of a classifier of four sites that differ by `size`: before and after harmonisation, each
+    half by itself, and after with estimates from training rows alone."""
+    rng, sites = np.random.default_rng(seed), np.repeat(["a", "b", "c", "d"], 60)
+    which = np.repeat(np.arange(4), 60)
+    scale, shift = np.exp(0.3 * size * rng.normal(size=(4, 40))), size * rng.normal(size=(4, 40))
+    values = (rng.normal(size=(240, 40)) * scale[which] + shift[which]).astype(np.float32)
+    plain, target = TableFeatures(name="x", values=values), build_class_target("site", sites.tolist())
+    own = HarmonisedFeatures(name="x", features=plain, sites=sites, kept=None, method=method)
+    splits = build_splits(target.compute_strata(), n_repeats=1, n_folds=2)
+    models = plain, dataclasses.replace(own, apart=True), own
+    found = [cross_validate(one, target, splits) for one in models]
+    return [float(np.mean(compute_fold_scores(one, "balanced_accuracy"))) for one in found]
+
+
+def test_a_classifier_of_sites_is_at_chance_where_sites_do_not_differ():
+    before, apart, together = np.mean([score_sites(0.0, "combat", seed) for seed in range(8)], axis=0)
+    assert before == pytest.approx(0.25, abs=0.03)
+    assert apart == pytest.approx(0.25, abs=0.03)
+    # Why halves are harmonised apart: else training rows teach the opposite of what is true by chance.
+    assert together < 0.22
+
+
+def test_a_classifier_of_sites_is_near_chance_after_harmonisation():
+    before, apart, _ = np.mean([score_sites(0.8, "combat", seed) for seed in range(4)], axis=0)
+    assert before > 0.95
+    assert 0.25 < apart < 0.4  # 30 rows of a site leave a part of its shift to the prior
+    before, apart, _ = score_sites(0.8, "mean_scale", 0)
+    assert before > 0.95
+    assert apart == pytest.approx(0.25, abs=0.01)
