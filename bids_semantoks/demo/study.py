@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from bids_semantoks.demo.neural import (
 from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simulate_scan
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_json, write_records, write_text
+from bids_semantoks.outputs.credits import read_packaged
 from bids_semantoks.outputs.store import build_directory
 from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Reals
 from bids_semantoks.runtime.logs import Progress
@@ -45,10 +47,10 @@ RESIDUAL_NOISE: Final = 1.2  # standard deviation of what denoising left behind 
 #: Recipe over the published one that fits a tiny encoder to 120 people in about a minute: in so few steps the teacher
 #: must follow the student sooner.
 PRETRAINING: Final = {"epochs": 40, "batch_size": 15, "learning_rate": 0.03, "momentum": [0.95, 1.0]}
-STUDY_NAME: Final = "bids_semantoks demo: a synthetic resting-state study"
+#: Descriptions of the datasets and of the phenotypes.
+_DESCRIBED: Final = json.loads(read_packaged("data", "demo.json"))
 PHENOTYPES: Final = ("participant_id", "age", "sex", "site", "group")
 _TRUTH: Final = Path("code") / "truth"
-FMRIPREP_VERSION: Final = "24.1.1"
 _README: Final = """A synthetic resting-state study
 
 Every number here was made by `python -m bids_semantoks.demo`: there are no people behind it, and the brain it shows is
@@ -58,39 +60,6 @@ these effects, code/truth/participants.tsv what was planted in each participant.
 """
 
 
-_RAW: Final = {
-    "Name": STUDY_NAME,
-    "BIDSVersion": "1.11.0",
-    "DatasetType": "raw",
-    "License": "CC0",
-    "Authors": ["The bids_semantoks developers"],
-    "GeneratedBy": [{"Name": "bids_semantoks.demo", "Description": "Synthetic data with known structure"}],
-}
-_SERIES: Final = {
-    "Name": STUDY_NAME,
-    "BIDSVersion": "1.11.0",
-    "DatasetType": "derivative",
-    "License": "CC0",
-    "GeneratedBy": [{"Name": "xcp_d-like", "Description": "Synthetic series by bids_semantoks.demo, not XCP-D"}],
-}
-_FMRIPREP: Final = {
-    "Name": "fMRIPrep - fMRI PREProcessing workflow",
-    "BIDSVersion": "1.4.0",
-    "DatasetType": "derivative",
-    "GeneratedBy": [
-        {
-            "Name": "fMRIPrep",
-            "Version": FMRIPREP_VERSION,
-            "CodeURL": f"https://github.com/nipreps/fmriprep/archive/{FMRIPREP_VERSION}.tar.gz",
-            "Description": "Synthetic stand-in written by bids_semantoks.demo; fMRIPrep was not run.",
-        }
-    ],
-    "HowToAcknowledge": "Synthetic data: nothing to cite.",
-    "License": "CC0",
-    "DatasetLinks": {"raw": "../..", "templateflow": "https://github.com/templateflow/templateflow"},
-}
-
-
 def write_study(
     out_dir: Path, *, n_participants: int = 24, seed: int = 0, short: bool = False, incomplete: bool = False
 ) -> None:
@@ -98,9 +67,9 @@ def write_study(
     participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests; `incomplete`: no
     confounds tables for the last participant. Raises ConfigurationError for a folder with other content and for no
     participants."""
-    participants = _start_study(out_dir, n_participants, seed, _RAW)
+    participants = _start_study(out_dir, n_participants, seed, _DESCRIBED["raw"])
     fmriprep = out_dir / "derivatives" / "fmriprep"
-    write_json(fmriprep / "dataset_description.json", _FMRIPREP)
+    write_json(fmriprep / "dataset_description.json", _DESCRIBED["fmriprep"])
     write_text(fmriprep / ".bidsignore", "*_boldref.*\n*_timeseries.*\n")
     # One thread: the matrices are too small for more to pay, and more could round the last digit otherwise.
     with threadpool_limits(1):
@@ -133,15 +102,7 @@ def _start_study(out_dir: Path, n_participants: int, seed: int, description: dic
     write_json(out_dir / "dataset_description.json", description)
     write_text(out_dir / "README", _README)
     write_records(out_dir / "participants.tsv", PHENOTYPES, [describe_phenotypes(one) for one in participants])
-    write_json(
-        out_dir / "participants.json",
-        {
-            "age": {"Description": "Age", "Units": "year"},
-            "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
-            "site": {"Description": "Scanner site", "Levels": {"EU": "Europe", "AS": "Asia", "NA": "North America"}},
-            "group": {"Description": "Group", "Levels": {"control": "control", "patient": "patient"}},
-        },
-    )
+    write_json(out_dir / "participants.json", _DESCRIBED["participants"])
     return participants
 
 
@@ -201,9 +162,10 @@ def write_parcellated(
     ``code/pretraining.json`` is a recipe for a tiny encoder. Participants and planted effects are those of
     `write_study` with the same seed; the truth is their table alone. `short`: runs of 136 s, not 6 min; `task`: also a
     run with task blocks. ConfigurationError as in `write_study`."""
-    participants = _start_study(out_dir, n_participants, seed, _SERIES)
+    described = _DESCRIBED["series"]
+    participants = _start_study(out_dir, n_participants, seed, described)
     atlases = out_dir / "sourcedata" / "atlases"
-    write_json(atlases / "dataset_description.json", {**_SERIES, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
+    write_json(atlases / "dataset_description.json", {**described, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
     write_parcel_table(atlases / f"tpl-{SPACE}" / f"tpl-{SPACE}_atlas-{ATLAS_NAME}_dseg.tsv")
     with threadpool_limits(1):
         for participant in Progress("Simulating").each("participant", participants):

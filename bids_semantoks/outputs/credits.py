@@ -72,9 +72,9 @@ def find_cleaning(pipelines: Iterable[str]) -> str:
     return next((name for name, key in _CLEANING if key in keys), "")
 
 
-def read_boilerplate(name: str) -> str:
-    """Read a file of the folder boilerplate."""
-    return files("bids_semantoks").joinpath("boilerplate", name).read_text(encoding="utf-8")
+def read_packaged(folder: str, name: str) -> str:
+    """Read a text of the package, in its folder boilerplate or data."""
+    return files("bids_semantoks").joinpath(folder, name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +127,7 @@ def read_bibliography(text: str = "") -> dict[str, Reference]:
     """Parse BibTeX with one field per line, by default that of our own texts: references by key, in file order."""
     return {
         match[2]: Reference(key=match[2], fields=dict(_FIELD.findall(match[3])), source=match[0])
-        for match in _ENTRY.finditer(text or read_boilerplate("references.bib"))
+        for match in _ENTRY.finditer(text or read_packaged("boilerplate", "references.bib"))
     }
 
 

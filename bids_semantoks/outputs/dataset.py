@@ -19,7 +19,7 @@ from bids_semantoks.files import (
     write_records,
     write_text,
 )
-from bids_semantoks.outputs.credits import find_atlas_keys, read_bibliography
+from bids_semantoks.outputs.credits import find_atlas_keys, read_bibliography, read_packaged
 from bids_semantoks.records import Atlas, AtlasVolume
 from bids_semantoks.version import __version__
 
@@ -45,31 +45,6 @@ _IGNORED = (
     "predictors",
     "*.tmp",
 )
-
-_README = """# Brain-Semantoks embeddings
-
-Derivatives written by the BIDS App bids_semantoks.
-
-For each run (`sub-*/[ses-*/]func/`):
-
-- `*_stat-mean_timeseries.tsv`: the cleaned signal of each parcel, one row for every volume of the source, in its units.
-  Rows of dummy and scrubbed volumes and columns of absent parcels are n/a.
-- `*_stat-coverage_bold.tsv`: the share of each parcel that has data (in the brain mask).
-- `*_stat-pearsoncorrelation_relmat.tsv`: correlations between parcels over kept volumes.
-- `*_embedding.tsv`: one row per window with its onset, duration, share of kept time, and the embedding; for the wide
-  readout `networks`, the embedding is in `*_embedding.npy`, one row per window.
-
-`sub-<label>.html` is the visual report of each participant's runs, with errors and warnings; it works offline.
-`logs/CITATION.md` (also .html, .tex, .bib) is the methods boilerplate for manuscripts.
-`group_qc.html` shows which runs are usable and which need attention; `group_qc.tsv` has the values.
-`phenotype/` has one row per participant: the mean embedding over windows and runs. `*Sessions.tsv` has one row per
-session, with the names of atlas and encoder in its columns, so that several tables can be joined.
-`group.html` shows how well phenotypes can be predicted from embeddings (with `--probe`); `group_probe.tsv` and related
-tables have the values.
-`logs/sub-*/` has the status of every run that was found, with the reason; `logs/descriptions/` has the rows of
-`descriptions.tsv`, so that several processes can add to it.
-Each sidecar (`.json`) has sources, settings, checksums and software versions.
-"""
 
 _DESCRIPTION_COLUMNS = {
     "Description": "Meaning of the desc entities in the file names of this dataset.",
@@ -112,7 +87,7 @@ def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple
     }
     write_json(path, description, only_if_changed=True)
     write_text(out_dir / ".bidsignore", "\n".join(_IGNORED) + "\n", only_if_changed=True)
-    write_text(out_dir / "README.md", _README, only_if_changed=True)
+    write_text(out_dir / "README.md", read_packaged("data", "outputs.md"), only_if_changed=True)
 
 
 def _describe_generator() -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.disk import read_array
 from bids_semantoks.errors import name_some
 from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table, write_text
+from bids_semantoks.outputs.credits import read_packaged
 from bids_semantoks.outputs.sidecars import check_table, describe_differences, describe_files, read_column_descriptions
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, read_statuses
 from bids_semantoks.records import Embedding, Floats, Windows
@@ -269,26 +271,6 @@ def write_group_status(
     write_json(path.with_suffix(".json"), columns, only_if_changed=True)
 
 
-#: Reasons of runs that were skipped or failed, as a text names them; others are shown as they are.
-_REASONS: Final = {
-    "too_short": "shorter than required",
-    "too_few_kept": "with too little data left",
-    "no_content": "without files on disk",
-    "no_mask": "without a brain mask",
-    "no_confounds": "without confounds",
-    "no_repetition_time": "without a usable repetition time",
-    "bad_confounds": "with unusable confounds",
-    "bad_image": "with unusable images",
-    "space_mismatch": "not in the space of the atlas",
-    "excluded": "excluded by quality control",
-    "other_preparation": "without signals in another preparation",
-    "low_coverage": "with low coverage of the atlas",
-    "out_of_memory": "out of memory",
-    "disk_full": "out of disk space",
-    "internal": "due to internal errors",
-}
-
-
 def count_cohort(
     out_dir: Path,
     used: Collection[str],
@@ -309,12 +291,14 @@ def count_cohort(
     out = {stem: reason for stem, reason in out.items() if stem not in inside}
     people, others = ({parse_entities(stem)["sub"] for stem in stems} for stems in (inside, out))
     counts = Counter(out.values()).most_common()
+    # Others are shown as they are.
+    named: dict[str, str] = json.loads(read_packaged("data", "reasons.json"))
     return {
         "participants": len(people),
         "runs": len(inside),
         "participants_out": len(others - people),
         "runs_out": len(out),
-        "reasons": [f"{count} {_REASONS.get(reason, reason.replace('_', ' '))}" for reason, count in counts],
+        "reasons": [f"{count} {named.get(reason, reason.replace('_', ' '))}" for reason, count in counts],
     }
 
 

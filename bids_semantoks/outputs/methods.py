@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import functools
 import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +25,7 @@ from bids_semantoks.outputs.credits import (
     find_denoising_keys,
     find_pipeline_keys,
     read_bibliography,
-    read_boilerplate,
+    read_packaged,
 )
 
 if TYPE_CHECKING:
@@ -72,18 +72,6 @@ def load_template(
     prepare(environment)
     return environment.get_template(name)
 
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<title>Methods boilerplate (bids_semantoks)</title>
-<style>body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 sans-serif; }}</style></head>
-<body>
-{body}</body>
-</html>
-"""
 
 _CITATION = re.compile(r"\[(@[\w-]+(?:; @[\w-]+)*)\]")
 # Values in the template are escaped by `escape_markdown`, in code as well.
@@ -164,7 +152,7 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
     return "\n\n".join(block for block in paragraphs if block) + "\n"
 
 
-@functools.cache
+@cache
 def _load_methods() -> Template:
     def prepare(environment: Environment) -> None:
         environment.filters |= {"sentence": lambda text: f"{text.rstrip('.')}." if text else ""}
@@ -172,7 +160,7 @@ def _load_methods() -> Template:
 
     # Only the template and its citations are Markdown; values come from user files.
     return load_template(
-        *("methods.md.jinja", read_boilerplate, prepare),
+        *("methods.md.jinja", partial(read_packaged, "boilerplate"), prepare),
         finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
     )
 
@@ -241,7 +229,7 @@ def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> Markup:
     listed = "\n".join(f"- @{key}: {references[key].full} {references[key].url}" for key in keys)
     for ending, content in (
         ("md", f"{text.strip()}\n\n## References\n\n{listed}\n"),
-        ("html", _PAGE.format(body=body)),
+        ("html", read_packaged("data", "methods.html").replace("{body}", body)),
         ("tex", to_latex(text)),
         ("bib", cited + "\n"),
     ):

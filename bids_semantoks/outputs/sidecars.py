@@ -9,14 +9,14 @@ import platform
 import types
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bids_semantoks.errors import RunFailed
-from bids_semantoks.files import hash_file, hash_values, read_json, read_object, write_json
+from bids_semantoks.files import hash_file, hash_values, read_object, write_json
+from bids_semantoks.outputs.credits import read_packaged
 from bids_semantoks.outputs.dataset import describe_warp
 from bids_semantoks.records import Atlas, Embedding, Floats, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__, parse_version
@@ -278,7 +278,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
 def read_column_descriptions(table: str) -> dict[str, Any]:
     """Read the column descriptions for a table's sidecar, in order; `table` is a name in ``data/columns``."""
-    columns: dict[str, Any] = read_json(Path(str(files("bids_semantoks"))) / "data" / "columns" / f"{table}.json")
+    columns: dict[str, Any] = json.loads(read_packaged("data/columns", f"{table}.json"))
     return columns
 
 

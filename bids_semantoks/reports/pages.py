@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from bids_semantoks.disk import is_full
 from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import write_text
+from bids_semantoks.outputs.credits import read_packaged
 from bids_semantoks.outputs.methods import load_template
 
 if TYPE_CHECKING:
@@ -103,4 +104,4 @@ def _load_template(name: str) -> Template:
     def prepare(environment: Environment) -> None:
         environment.globals |= {"assets": load_assets, "data": embed_json}
 
-    return load_template(name, read_template, prepare, autoescape=True)
+    return load_template(name, functools.partial(read_packaged, "data"), prepare, autoescape=True)
