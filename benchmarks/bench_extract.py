@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,21 @@ def write_data(folder: Path, n_volumes: int) -> None:
         write_confounds(folder / f"{name}_confounds.tsv", repeats * n_volumes)
     nib.Nifti1Image(inside.astype(np.uint8), AFFINE).to_filename(folder / "mask.nii.gz")
     write_atlas(folder, labels)
+
+
+def write_derivative(root: Path, folder: Path, stems: list[str]) -> None:
+    """Write a dataset as fMRIPrep does, whose runs are all the short run, by links."""
+    root.mkdir()
+    description = {"Name": "fMRIPrep", "BIDSVersion": "1.4.0", "DatasetType": "derivative"}
+    generator = {"GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.1"}]}
+    (root / "dataset_description.json").write_text(json.dumps(description | generator))
+    for stem in stems:
+        func = root / stem.partition("_")[0] / "func"
+        func.mkdir(parents=True, exist_ok=True)
+        os.link(folder / "short_bold.nii.gz", func / f"{stem}_space-{SPACE}_desc-preproc_bold.nii.gz")
+        os.link(folder / "mask.nii.gz", func / f"{stem}_space-{SPACE}_desc-brain_mask.nii.gz")
+        os.link(folder / "short_confounds.tsv", func / f"{stem}_desc-confounds_timeseries.tsv")
+        (func / f"{stem}_space-{SPACE}_desc-preproc_bold.json").write_text('{"RepetitionTime": 2.0}')
 
 
 def write_atlas(folder: Path, labels: np.ndarray) -> None:

@@ -49,8 +49,8 @@ def predict(n: int, *, is_wide: bool) -> None:
     from bids_semantoks.statistics.metrics import compute_scores
     from bids_semantoks.statistics.predictions import Target
     from bids_semantoks.statistics.significance import permute_scored_ridges, permute_target
-    from bids_semantoks.statistics.spans import KernelFeatures, SharedSpans, TableFeatures, compute_gram, use_threads
-    from bids_semantoks.statistics.splits import build_splits
+    from bids_semantoks.statistics.spans import KernelFeatures, SharedSpans, TableFeatures, compute_gram
+    from bids_semantoks.statistics.splits import build_splits, use_threads
 
     values, truth = make_table(n)
     target = Target(name="age", values=truth)
@@ -76,13 +76,12 @@ def make_series(n: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def predict_from_series(n: int) -> dict[str, float]:
-    from bids_semantoks.statistics.folds import SharedSpans, use_threads
-
     from bids_semantoks.statistics.baselines import build_connectivity_features
     from bids_semantoks.statistics.linear import cross_validate
     from bids_semantoks.statistics.metrics import compute_scores
     from bids_semantoks.statistics.predictions import Target
-    from bids_semantoks.statistics.splits import build_splits
+    from bids_semantoks.statistics.spans import SharedSpans
+    from bids_semantoks.statistics.splits import build_splits, use_threads
 
     series, truth = make_series(n)
     target = Target(name="age", values=truth)

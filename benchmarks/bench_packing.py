@@ -28,10 +28,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bids_semantoks.files import write_table
+from bids_semantoks.files import hash_file, write_table
 from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
-from bids_semantoks.pretraining.packing import pack_file, pack_tables, select_packed
+from bids_semantoks.pretraining.packing import pack_signals, select_packed
 from bids_semantoks.pretraining.plan import describe_file, describe_stored
 from bids_semantoks.records import CANONICAL_NETWORKS
 from bids_semantoks.runtime.resources import read_peak_memory
@@ -77,16 +77,20 @@ def make_file(path: Path, n_runs: int) -> None:
 
 
 def describe_tables(directory: Path, n_runs: int) -> list[StoredRun]:
-    runs = []
+    runs, hashes = [], [hash_file(find_paths(directory, run).signals) for run in range(min(n_runs, N_DISTINCT))]
     for run in range(n_runs):
+        paths = find_paths(directory, run)
         sidecar = {
+            # Tables are few, but each run must count as another.
             "TableSHA256": str(run),
+            "FilesSHA256": {paths.signals.name: hashes[run % N_DISTINCT]},
+            "VolumesKept": N_VOLUMES,
             "RepetitionTime": 2.0,
-            "VolumesDropped": {"Dummy": {"Count": 0}},
+            "VolumesDropped": {"Dummy": {"Count": 0}, "Scrubbed": {"Count": 0}},
             "Settings": {"band_pass": [0.01, 0.1]},
         }
         entities = {"sub": f"{run:05d}", "task": "rest", "atlas": "Bench"}
-        runs.append(StoredRun(entities=entities, paths=find_paths(directory, run), sidecar=sidecar))
+        runs.append(StoredRun(entities=entities, paths=paths, sidecar=sidecar))
     return runs
 
 
@@ -99,10 +103,9 @@ def pack(kind: str, source: Path, target: Path, n_runs: int, n_procs: int) -> No
     before, began, used = read_peak_memory(), time.perf_counter(), time.process_time()
     if kind == "tables":
         data = describe_stored(describe_tables(source, n_runs), layout.parcels, networks, target=2.0)
-        pack_tables(store, data, range(N_PARCELS), target=2.0, n_procs=n_procs)
     else:
-        data, file = describe_file(source, target=2.0)
-        pack_file(store, data, file, target=2.0)
+        data = describe_file(source, target=2.0)
+    pack_signals(store, data, range(N_PARCELS), target=2.0, n_procs=n_procs)
     seconds, processor = time.perf_counter() - began, time.process_time() - used
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     view = select_packed(store, data.sources)

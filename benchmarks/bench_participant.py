@@ -10,7 +10,6 @@ with 1 when the target of 3 is missed.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_extract import N_PARCELS, SPACE, write_data
+from bench_extract import N_PARCELS, SPACE, write_data, write_derivative
 
 TARGET = 3.0
 NETWORKS = ("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default", "Subcortex", "Cerebellum")
@@ -32,19 +31,7 @@ def write_study(folder: Path, n_volumes: int) -> None:
     rows = [f"{n}\tLH_{network}_{n}\t{network}" for n, network in enumerate(networks, start=1)]
     table = folder / f"atlas-Blocks_space-{SPACE}_dseg.tsv"
     table.write_text("\n".join(["index\tlabel\tnetwork_label", *rows]) + "\n")
-    root = folder / "fmriprep"
-    func = root / "sub-01" / "func"
-    func.mkdir(parents=True)
-    description = {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
-    generator = {"GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.1"}]}
-    (root / "dataset_description.json").write_text(json.dumps(description | generator))
-    for run in ("1", "2"):
-        stem = f"sub-01_task-rest_run-{run}"
-        image = func / f"{stem}_space-{SPACE}_desc-preproc_bold.nii.gz"
-        shutil.copy(folder / "short_bold.nii.gz", image)
-        image.with_name(image.name.replace(".nii.gz", ".json")).write_text('{"RepetitionTime": 2.0}')
-        shutil.copy(folder / "mask.nii.gz", func / f"{stem}_space-{SPACE}_desc-brain_mask.nii.gz")
-        shutil.copy(folder / "short_confounds.tsv", func / f"{stem}_desc-confounds_timeseries.tsv")
+    write_derivative(folder / "fmriprep", folder, [f"sub-01_task-rest_run-{run}" for run in (1, 2)])
 
 
 def run_peer(folder: Path) -> None:

@@ -44,11 +44,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a machine that o
 from bids_semantoks.config import EncoderConfig, TrainingConfig
 from bids_semantoks.models.encoder import Encoder, ProjectionHead, build_encoder, build_head, read_encoder_config
 from bids_semantoks.models.parcels import default_layout
+from bids_semantoks.training.batches import Schedules, StepSettings, build_schedules
 from bids_semantoks.training.distill import TeacherStudent, ViewBatch, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, find_compiler_obstacle
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
-from bids_semantoks.training.schedules import Schedules, StepSettings, build_schedules
 from bids_semantoks.training.views import draw_masks, draw_views
 
 N_VOLUMES = 180
@@ -363,12 +363,10 @@ def build_settings(*, is_masked: bool) -> StepSettings:
 def draw_batch(view: SignalView, config: EncoderConfig, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two views of each of the first scans, and masks: (2B, P, W) and (2B, N, K)."""
     generator = torch.Generator(device).manual_seed(0)
-    signals, lengths = view.read_batch(np.arange(size))
-    on_device = torch.from_numpy(signals).to(device).transpose(1, 2)
+    signals = torch.from_numpy(view.read_batch(np.arange(size))).to(device).transpose(1, 2)
+    lengths, present = (torch.from_numpy(part[:size]).to(device) for part in (view.lengths, view.present))
     pair = [
-        draw_views(
-            on_device, torch.from_numpy(lengths).to(device), window=config.window, levels=(1,) * 4, generator=generator
-        )[0]
+        draw_views(signals, lengths, present, window=config.window, levels=(1,) * 4, generator=generator)[0]
         for _ in range(2)
     ]
     masks = draw_masks(
@@ -498,9 +496,6 @@ class StampLog:
         self.device = device
         self.stamps: list[tuple[int, Clock]] = []
 
-    def start(self, step: int) -> None:
-        assert step == 0
-
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
         if rows:
             self.stamps.append((int(rows[-1]["step"]), read_clock(self.device)))
@@ -520,7 +515,7 @@ def run_our_loop(
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan(recipe=recipe, settings={}, checkpoints=Path(folder), precision=precision)
         training = Pretraining(build_ours(config), view, plan, device=device, ranks=Ranks())
-        training.run(log, StopRequest())
+        training.run(log.append, StopRequest())
     return log.compute_seconds()
 
 

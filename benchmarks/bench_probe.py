@@ -28,6 +28,7 @@ from bids_semantoks.analyses.published_probe import (
     cross_validate_published,
     draw_batches,
 )
+from bids_semantoks.models.encoder import draw_head
 from bids_semantoks.runtime.resources import read_peak_memory
 from bids_semantoks.statistics.baselines import build_connectivity_features
 from bids_semantoks.statistics.linear import cross_validate
@@ -36,7 +37,6 @@ from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.significance import compute_permutation_test
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_published_splits, build_splits
-from bids_semantoks.training.finetune_layers import draw_head
 
 FEATURES, WINDOWS = 1536, 8
 

@@ -46,12 +46,11 @@ from bids_semantoks.statistics.predictions import Predictions, Target, build_cla
 from bids_semantoks.statistics.significance import compare_models
 from bids_semantoks.statistics.spans import Features, KernelFeatures, TableFeatures, compute_gram
 from bids_semantoks.statistics.splits import build_splits
-from bids_semantoks.training.batches import choose_batch_size
+from bids_semantoks.training.batches import choose_batch_size, compute_half_cosine
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan
 from bids_semantoks.training.packed import PackedRun, SignalStore, SignalView
-from bids_semantoks.training.schedules import compute_half_cosine
 
 METRICS = {"age": "r", "sex": "auroc"}
 #: What embeddings can be, and tokens averaged for each network alone, before the mean over networks hides what differs.
@@ -174,9 +173,6 @@ class StageLog:
         self.rows: list[Mapping[str, float]] = []
         self.seconds = 0.0
 
-    def start(self, step: int) -> None:
-        assert step == 0
-
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
         self.rows += rows
         if self.rows and self.steps and self.rows[-1]["step"] >= self.steps[0]:
@@ -193,7 +189,7 @@ def pretrain(
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan(recipe=recipe, settings={}, checkpoints=Path(folder), seed=seed)
         training = Pretraining(module, view, plan, device=torch.device(device), ranks=Ranks())
-        training.run(log, StopRequest())
+        training.run(log.append, StopRequest())
 
 
 def compare_seed(

@@ -14,7 +14,7 @@ from bids_semantoks.config import AppConfig, EmbeddingConfig, EncoderConfig, Sig
 from bids_semantoks.config.options import check, from_json
 from bids_semantoks.embedding import RunEncoder, build_run_encoder, cut_windows
 from bids_semantoks.errors import ModelError
-from bids_semantoks.exchange.arrays import ParcelSeries, build_parcel_series, explain_misfit, names_most, take_array
+from bids_semantoks.exchange.arrays import ParcelSeries, explain_misfit, names_most, take_array
 from bids_semantoks.outputs.credits import read_bibliography
 from bids_semantoks.outputs.sidecars import build_signals_sidecar
 from bids_semantoks.quality.fit import FitItem, find_worst, judge_fit
@@ -349,7 +349,18 @@ def _record(
     sidecar = build_signals_sidecar(
         described, atlas, signals, settings=settings, inputs={}, dataset="", min_time=asked.min_time
     )
-    return build_parcel_series(signals, atlas, sidecar)
+    return ParcelSeries(
+        series=signals.values,
+        coverage=signals.coverage,
+        kept=signals.kept,
+        parcels=atlas.parcels,
+        networks=atlas.networks,
+        repetition_time=signals.repetition_time,
+        n_dummy=signals.n_dummy,
+        n_padding=signals.n_padding,
+        sidecar=sidecar,
+        warnings=signals.warnings,
+    )
 
 
 def run(arguments: Sequence[str | Path]) -> int:

@@ -168,7 +168,7 @@ def read_windows(run: StoredRun, encoder: RunEncoder) -> Windows:
     return cut_windows(run.read_signals(), encoder, repetition_time=run.repetition_time, n_dummy=run.n_dummy)
 
 
-def cut_windows(signals: NDArray[np.float32], encoder: RunEncoder, *, repetition_time: float, n_dummy: int) -> Windows:
+def cut_windows(signals: NDArray[np.floating], encoder: RunEncoder, *, repetition_time: float, n_dummy: int) -> Windows:
     """Cut the encoder's windows from cleaned signals (T, P) without padding; RunSkipped as `build_windows`."""
     model = encoder.loaded.config
     return build_windows(

@@ -183,9 +183,8 @@ def _name_remedy(config: AppConfig) -> str:
     """Return the hint for embeddings with different settings."""
     if config.pretraining.pretrain:
         # Adding --overwrite to the same call would repeat days of training.
-        return (
-            f"The encoder is complete. To embed, use --model {config.embedding.model} --overwrite without --pretrain."
-        )
+        model = config.embedding.model
+        return f"The encoder is complete. To embed, use --model {model} --overwrite without --pretrain."
     return "Use the original settings or --overwrite."
 
 
@@ -297,10 +296,9 @@ def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames)
         preview_training(config, chosen, *atlas)
         return config
     _open_outputs(config)
-    if config.embedding.model != EmbeddingConfig().model:
-        LOGGER.warning(
-            "--model %s is ignored: --pretrain embeds with the encoder that it trains.", config.embedding.model
-        )
+    model = config.embedding.model
+    if model != EmbeddingConfig().model:
+        LOGGER.warning("--model %s is ignored: --pretrain embeds with the encoder that it trains.", model)
     path = pretrain_encoder(config, chosen, *atlas)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
 

@@ -34,7 +34,7 @@ from bids_semantoks.outputs.group_tables import ProbeTables
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.reports.reporting import write_stored_methods
-from bids_semantoks.statistics.spans import use_threads
+from bids_semantoks.statistics.splits import use_threads
 
 LOGGER = logging.getLogger("bids_semantoks")
 _FEW: Final = 50  # below this number of participants the page warns of wide intervals

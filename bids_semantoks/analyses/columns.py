@@ -17,7 +17,7 @@ from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, check_cells, find_codes
 from bids_semantoks.records import Bools, Floats, Labels
-from bids_semantoks.statistics.predictions import Target, build_class_target, build_covariates
+from bids_semantoks.statistics.predictions import Target, build_class_target
 from bids_semantoks.statistics.splits import Split
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -75,13 +75,17 @@ def convert_covariates(
     cells: Mapping[str, Sequence[str | None]], usable: Bools, categories: Collection[str] = ()
 ) -> Floats:
     """Convert covariates to (n, c), text and `categories` to indicators; unusable rows get the first known value."""
-    columns: dict[str, Sequence[float] | Sequence[str]] = {}
+    columns: list[Floats] = []
     for name, texts in cells.items():
         known = [text for text, use in zip(texts, usable, strict=True) if use and text is not None]
         filled = [text if use and text is not None else known[0] for text, use in zip(texts, usable, strict=True)]
-        is_text = name in categories or None in map(parse_number, known)
-        columns[name] = filled if is_text else [float(text) for text in filled]
-    return build_covariates(columns)
+        if name in categories or None in map(parse_number, known):
+            # All levels keep their indicator, since a training part may lack any of them.
+            column = np.array(filled)
+            columns += [(column == level).astype(np.float64) for level in sorted(set(filled))]
+        else:
+            columns.append(np.array([float(text) for text in filled]))
+    return np.stack(columns, axis=1)
 
 
 def name_groups(labels: Sequence[str | None], rows: Rows) -> Labels:

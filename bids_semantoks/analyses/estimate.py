@@ -20,54 +20,39 @@ from bids_semantoks.runtime.logs import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
 from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
 from bids_semantoks.statistics.linear import N_INNER_FOLDS, PENALTIES
-from bids_semantoks.statistics.predictions import Predictions
-from bids_semantoks.statistics.significance import PermutationTest
 from bids_semantoks.statistics.spans import Features, SharedSpans
 from bids_semantoks.statistics.splits import ROLES
 
 LOGGER = logging.getLogger("bids_semantoks")
 _Result = TypeVar("_Result")
-_Compute = Callable[[Features, Sequence[Design]], list[_Result]]
+_Work = Callable[[Features, Sequence[Design]], list[_Result]]
 
 
 class SharedFolds:
     """Results of the nested protocol that wait until their phenotype is requested, and spans of the latest features.
     `designs` are still to be probed; `stays` tells of features whether they live as long as this."""
 
-    def __init__(
-        self, designs: Sequence[Design], predict: _Compute[Predictions], *, stays: Callable[[Features], bool]
-    ) -> None:
-        self.designs, self._predict, self._stays = designs, predict, stays
-        self._predictions: dict[tuple[int, int], Predictions] = {}
-        self._tests: dict[tuple[int, int], PermutationTest | None] = {}
+    def __init__(self, designs: Sequence[Design], *, stays: Callable[[Features], bool]) -> None:
+        self.designs, self._stays = designs, stays
+        self._waiting: dict[tuple[str, int, int], Any] = {}
         self._spans: SharedSpans | None = None
 
-    def predict(self, features: Features, design: Design) -> Predictions:
-        """Predict a phenotype, and with it those that share its folds."""
-        return self._compute(self._predictions, features, design, self._predict)
-
-    def test(
-        self, features: Features, design: Design, test: _Compute[PermutationTest | None]
-    ) -> PermutationTest | None:
-        """Test a phenotype by `test`, and with it those that share its folds."""
-        return self._compute(self._tests, features, design, test)
-
-    def _compute(
-        self, waiting: dict[tuple[int, int], _Result], features: Features, design: Design, compute: _Compute[_Result]
-    ) -> _Result:
+    def compute(self, what: str, work: _Work[_Result], features: Features, design: Design) -> _Result:
+        """Compute predictions or the test of a phenotype by `work`, and with it those that share its folds."""
         if not self._stays(features):
-            return compute(features, [design])[0]
+            return work(features, [design])[0]
         if self._spans is None or self._spans.features is not features:
             self._spans = SharedSpans(features)
         if not any(design is one for one in self.designs):
-            return compute(self._spans, [design])[0]
+            return work(self._spans, [design])[0]
         # Both live as long as this: no other object has their identity.
-        key = id(features), id(design)
-        if key not in waiting:
+        key = what, id(features), id(design)
+        if key not in self._waiting:
             designs = find_sharing(design, self.designs)
-            found = compute(self._spans, designs)
-            waiting |= {(id(features), id(one)): result for one, result in zip(designs, found, strict=True)}
-        return waiting.pop(key)
+            for one, result in zip(designs, work(self._spans, designs), strict=True):
+                self._waiting[what, id(features), id(one)] = result
+        waiting: _Result = self._waiting.pop(key)
+        return waiting
 
 
 def find_sharing(design: Design, others: Sequence[Design], *, whatever_splits: bool = False) -> list[Design]:

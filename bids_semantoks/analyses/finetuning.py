@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bids_semantoks.analyses.design import Design
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.models.encoder import Encoder
+from bids_semantoks.models.encoder import Encoder, TunedEncoder, build_parameter_groups
 from bids_semantoks.models.frozen import PRECISIONS
 from bids_semantoks.pretraining.packing import standardise
 from bids_semantoks.records import Bools, Floats, Indices, Labels
@@ -27,10 +27,8 @@ from bids_semantoks.signals.windows import compute_kept_share, select_signals, w
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.statistics.splits import Split, build_inner_folds
-from bids_semantoks.training.batches import compute_seed
-from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
+from bids_semantoks.training.batches import REFERENCE_BATCH, compute_learning_rates, compute_seed
 from bids_semantoks.training.loop import choose_precision
-from bids_semantoks.training.schedules import REFERENCE_BATCH, compute_learning_rates
 from bids_semantoks.training.views import compute_membership, cut_views, draw_views, find_absent
 
 LOGGER = logging.getLogger("bids_semantoks")

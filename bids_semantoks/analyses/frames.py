@@ -95,15 +95,14 @@ def write_results(results: ProbeResults, stored: Sequence[StoredRun], encoder: R
     }
     columns = tuple(read_column_descriptions("group_predictions"))
     own = (dict(zip(columns, row, strict=True)) for row in _list_predictions(results.phenotypes, model=results.model))
+    retest = [{"between": between, **dataclasses.asdict(one)} for between, one in results.retest]
     points, shares = build_points(results.plan, stored, results.model)
     tables = ProbeTables(
         facts=facts,
         scores=build_group_table("group_probe", scores),
         predictions=build_group_table("group_predictions", own),
         strata=build_group_table("group_strata", results.strata),
-        retest=build_group_table(
-            "group_retest", [{"between": between, **dataclasses.asdict(one)} for between, one in results.retest]
-        ),
+        retest=build_group_table("group_retest", retest),
         points=points,
         shares=shares,
     )
@@ -165,7 +164,7 @@ def build_score_rows(
             "phenotype": name,
             "kind": "classification" if predictions.classes else "regression",
             "protocol": result.protocol,
-            **{name: getattr(score, name) for name in _OF_SCORES},
+            **{column: getattr(score, column) for column in _OF_SCORES},
             "p_value": own and own.p_value,
             "n_participants": n_participants,
             "role": result.role,
@@ -266,10 +265,12 @@ def describe_phenotype(one: PhenotypeResult, people: People) -> dict[str, Any]:
         if target.n_bins:
             facts.append(("classes", f"{target.n_bins} bins of equal size, at quantiles of the training rows"))
     folds, repeats = (len({getattr(split, what) for split in design.splits}) for what in ("fold", "repetition"))
-    facts.append(
-        ("splits", f"{repeats} × {folds} folds" if folds > 1 else f"{repeats} repetition{'s' if repeats > 1 else ''}")
-    )
-    facts += [("covariates removed", design.covariate_kinds), ("harmonised", design.harmonised or "no")]
+    splits = f"{repeats} × {folds} folds" if folds > 1 else f"{repeats} repetition{'s' if repeats > 1 else ''}"
+    facts += [
+        ("splits", splits),
+        ("covariates removed", design.covariate_kinds),
+        ("harmonised", design.harmonised or "no"),
+    ]
     own = (one.phenotype.name, *design.covariate_names)
     facts += [(f"kept together by {name}", kind) for name, kind in design.kinds.items() if name not in own]
     encoder = next(iter(one.models.values()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import zipfile
@@ -86,11 +85,9 @@ def write_part(path: Path, result: PhenotypeResult) -> None:
     """Write the results of all models for a phenotype."""
     arrays: list[NDArray[Any]] = []
     values = _pack({"models": result.models, "n_pretrained": result.n_pretrained}, arrays)
-    content = io.BytesIO()
     named = {f"array{number}": values for number, values in enumerate(arrays)}
-    np.savez_compressed(content, allow_pickle=False, values=np.array(json.dumps(values)), **named)
     with open_atomic(path) as file:
-        file.write(content.getbuffer())
+        np.savez_compressed(file, allow_pickle=False, values=np.array(json.dumps(values)), **named)
 
 
 def read_part(path: Path, phenotype: Phenotype, design: Design) -> PhenotypeResult | None:

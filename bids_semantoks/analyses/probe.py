@@ -78,11 +78,11 @@ class Prober:
         self.masker = NetworkMasker(self.encoders, plan.config.running.work_dir)
         self.baselines = () if "none" in self.asked.baselines else self.asked.baselines
         together = partial(predict_together, seed=self.seed, each=partial(self.progress.each, "fold"))
-        self.sharing = SharedFolds([one for _, one in plan.designs], together, stays=self._is_kept)
+        self.sharing = SharedFolds([one for _, one in plan.designs], stays=self._is_kept)
         self.predictors: dict[str, Predict] = {}
         if encoders:
             self.predictors = build_predictors(plan.config, encoders[0], self.progress)
-        self.predictors["nested"] = self.sharing.predict
+        self.predictors["nested"] = partial(self.sharing.compute, "predictions", together)
         self.readouts: tuple[str, ...] = ()  # labels of models that read the same encoder otherwise
         self.models: dict[tuple[tuple[str, str], ...], Models] = {}  # by the keys of their rows
 
@@ -188,7 +188,7 @@ class Prober:
         """Score and test the predictions from the features of each seed, as those of one model."""
         predictions = stack_seeds(parts)
         test = partial(self._permute, is_nested=protocol == "nested")
-        tests = [] if role in _UNTESTED else [self.sharing.test(one, design, test) for one in features]
+        tests = [] if role in _UNTESTED else [self.sharing.compute("test", test, one, design) for one in features]
         made = [test for test in tests if test is not None]
         scores = self.score(predictions, design)
         return ModelResult(

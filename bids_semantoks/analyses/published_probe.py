@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bids_semantoks.models.encoder import draw_head
 from bids_semantoks.records import Floats, Indices, Reals
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
 from bids_semantoks.statistics.splits import Split
-from bids_semantoks.training.finetune_layers import draw_head
 
 RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 EPOCHS = 50

@@ -210,11 +210,11 @@ def read_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> M
     models: Models = {}
     for alike in zip(*(encoder.readouts for encoder in encoders), strict=True):
         first, name = alike[0], alike[0].loaded.name
-        models[name] = read_features(rows, name, [one.loaded.name for one in alike])
+        models[name] = found = read_features(rows, name, [one.loaded.name for one in alike])
         width = 2 * first.loaded.config.width
         if first.frozen.pooling == "networks" and first.frozen.n_dims > width:
             drawn = np.random.default_rng(seed).normal(size=(first.frozen.n_dims, width)) / np.sqrt(width)
-            tables = [one.values @ drawn for one in models[name]]
+            tables = [one.values @ drawn for one in found]
             name = f"{name}Projected"
             models[name] = tuple(TableFeatures(name=name, values=table) for table in tables)
     return models

@@ -91,11 +91,8 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
         else:
             empty.append(path)
     if not runs:
-        found = (
-            f"{len(empty)} tables without rows with onset, duration and value, the first is {empty[0]}"
-            if empty
-            else "none"
-        )
+        what = f"{len(empty)} tables without rows with onset, duration and value, the first is"
+        found = f"{what} {empty[0]}" if empty else "none"
         tasks = ", ".join(sorted({run.entities.get("task", "n/a") for run in stored}))
         raise InputError(
             f"--task-blocks {column} needs events for the runs (task {tasks}): looked for *_events.tsv with that "
@@ -132,10 +129,8 @@ def _find_families(config: AppConfig, stored: Sequence[StoredRun]) -> dict[str, 
     if asked.group_by is None:
         return {}
     keys = [(run.entities["sub"], "") for run in stored]
-    found = find_columns(
-        config.bids_dir, [asked.group_by], phenotype=asked.phenotype, id_column=asked.id_column, keys=keys
-    )
-    column = found[asked.group_by]
+    where: dict[str, Any] = {"phenotype": asked.phenotype, "id_column": asked.id_column}
+    column = find_columns(config.bids_dir, [asked.group_by], keys=keys, **where)[asked.group_by]
     check_cells(column, keys)
     return {label: text for (label, _), text in column.values.items() if text is not None}
 
@@ -347,10 +342,8 @@ def score_design(
         )
         scores = score_participants(predictions, blocks.participants, _METRIC)
         mean = average_participants(scores, reference=chance, widening=design.widening, limits=(0.0, 1.0))
-        nothing = np.full(len(scores), np.nan)
-        compared = average_participants(
-            nothing if first is None else first - scores, reference=0.0, widening=design.widening
-        )
+        change = np.full(len(scores), np.nan) if first is None else first - scores
+        compared = average_participants(change, reference=0.0, widening=design.widening)
         first = scores if first is None else first
         rows.append(
             {

@@ -100,7 +100,8 @@ class ProbingConfig:
         """Whether probes read stored signals, and not only embeddings."""
         baselines = {"pearson", "ledoit_wolf", "tangent", "parcel_moments", "random"}.intersection(self.baselines)
         others = self.network_importance or self.finetune or self.task_blocks or self.scaling or self.replicates
-        return bool(self.task_blocks or (self.probe and (baselines or others)))
+        # A predictor may be one of connectivity.
+        return bool(self.task_blocks or self.apply_predictor or (self.probe and (baselines or others)))
 
     @property
     def beside(self) -> list[str]:

@@ -21,6 +21,8 @@ from bids_semantoks.inputs.repetition_time import find_given_time
 from bids_semantoks.records import Atlas, Floats, ParcelSignals, Run
 from bids_semantoks.signals.read_series import PTSERIES, read_columns, read_series, take_series
 
+LOGGER = logging.getLogger("bids_semantoks")
+
 #: Positions that a message shows.
 _N_SHOWN: Final = 3
 
@@ -46,22 +48,6 @@ class ParcelSeries:
     def __post_init__(self) -> None:
         if self.series.shape != (self.kept.size, len(self.parcels)):
             raise ValueError(f"series {self.series.shape} fit neither {self.kept.size} volumes nor the parcels")
-
-
-def build_parcel_series(signals: ParcelSignals, atlas: Atlas, sidecar: Mapping[str, Any]) -> ParcelSeries:
-    """Build the public record of a run from its signals, their atlas, and the sidecar that describes them."""
-    return ParcelSeries(
-        series=signals.values,
-        coverage=signals.coverage,
-        kept=signals.kept,
-        parcels=atlas.parcels,
-        networks=atlas.networks,
-        repetition_time=signals.repetition_time,
-        n_dummy=signals.n_dummy,
-        n_padding=signals.n_padding,
-        sidecar=sidecar,
-        warnings=signals.warnings,
-    )
 
 
 def take_array(
@@ -197,9 +183,6 @@ def explain_misfit(
     ]
     more = f"{len(unknown)} of {len(columns)} columns are not among its {len(expected)} parcels: {'; '.join(shown)}."
     return type(error)(f"{error.message} {more}", hint=error.hint)
-
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 
 def describe_image(

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from bids_semantoks.atlases.label_tables import load_seventeen
 from bids_semantoks.config import EmbeddingConfig
-from bids_semantoks.embedding import RunEncoder, build_run_encoder
+from bids_semantoks.embedding import RunEncoder, build_run_encoder, cut_windows
 from bids_semantoks.errors import InputError
 from bids_semantoks.models.frozen import POOLINGS
 from bids_semantoks.models.parcels import default_layout
-from bids_semantoks.records import Windows
-from bids_semantoks.signals.windows import build_windows
+from bids_semantoks.records import Bools, Floats, Indices, Windows
 from bids_semantoks.statistics.series import weigh_windows
 
 #: Spaces of the benchmark with a known parcel order: all parcels of the published encoder, or its cortex only.
@@ -38,10 +37,8 @@ Sample = Mapping[str, Any]
 
 def register(register_model: Callable[[str], Callable[..., Any]] | None = None) -> tuple[str, ...]:
     """Register one model for each readout, and return their names: ``bids_semantoks_cls_avg``, ``..._networks``, ...
-
     `register_model` is that of ``brainmarks.models.registry`` unless given. The benchmark passes ``model_kwargs`` on to
-    `build_model`.
-    """
+    `build_model`."""
     if register_model is None:
         register_model = importlib.import_module("brainmarks.models.registry").register_model
     names = {f"bids_semantoks_{pooling}": pooling for pooling in POOLINGS}
@@ -54,10 +51,8 @@ def build_model(
     *, model: str = "", pooling: str = "cls_avg", space: str = SPACES[0], random_seed: int = 0, **settings: Any
 ) -> tuple[WindowTransform, EncoderModel]:
     """Build the transform and the model of an encoder: `model` as --model, by default that of the environment variable
-    BIDS_SEMANTOKS_MODEL or else the published one; `settings` are fields of `EmbeddingConfig`.
-
-    Raises InputError for another space than `SPACES`, ModelError as `build_run_encoder`.
-    """
+    BIDS_SEMANTOKS_MODEL or else the published one; `settings` are fields of `EmbeddingConfig`. Raises InputError for
+    another space than `SPACES`, ModelError as `build_run_encoder`."""
     asked = model or os.environ.get(MODEL_VARIABLE) or EmbeddingConfig().model
     config = EmbeddingConfig(model=asked, pooling=(pooling,), **{"device": "cpu", **settings})
     encoder = build_run_encoder(config, *find_parcels(space), seed=random_seed)
@@ -86,19 +81,10 @@ class WindowTransform:
         self.encoder = encoder
 
     def __call__(self, sample: Sample) -> dict[str, Any]:
-        """Replace the series by ``windows`` (W, V, P), ``n_real`` and ``weight`` (W,), and ``present`` (P,).
-
-        A short run has fewer different windows than others; the last is repeated with weight 0, so that samples stack.
-        """
-        config, n_windows = self.encoder.loaded.config, self.encoder.config.n_windows
-        found = build_windows(
-            np.asarray(sample["bold"], dtype=np.float64),
-            repetition_time=float(sample["tr"]),
-            n_dummy=0,
-            target_repetition_time=config.repetition_time,
-            window=config.window,
-            n_windows=n_windows,
-        )
+        """Replace the series by ``windows`` (W, V, P), ``n_real`` and ``weight`` (W,), and ``present`` (P,). A short
+        run has fewer different windows than others; the last is repeated with weight 0, so that samples stack."""
+        n_windows, signals = self.encoder.config.n_windows, np.asarray(sample["bold"], dtype=np.float64)
+        found = cut_windows(signals, self.encoder, repetition_time=float(sample["tr"]), n_dummy=0)
         weights = np.zeros(n_windows)
         weights[: len(found.kept)] = weigh_windows(found.kept, self.encoder.config.min_kept)
         which = np.minimum(np.arange(n_windows), len(found.kept) - 1)
@@ -131,11 +117,7 @@ class EncoderModel(nn.Module):
         return pooled[:, None], None, tokens
 
     def _encode(
-        self,
-        values: NDArray[np.float32],
-        n_real: NDArray[np.int64],
-        weights: NDArray[np.float64],
-        present: NDArray[np.bool_],
+        self, values: NDArray[np.float32], n_real: Indices, weights: Floats, present: Bools
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode the windows of one sample that count: their mean (dims,) and that of their tokens (N*K, D)."""
         some = weights > 0

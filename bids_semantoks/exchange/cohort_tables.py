@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -27,11 +28,8 @@ _FORMULA: Final = re.compile(r"[=+\-@\t\r]")
 
 
 def check_format(path: Path, *, as_list: bool) -> None:
-    """Check in advance that a table can be written to `path`.
-
-    Raises ConfigurationError for other endings, or for `as_list` with CSV; ResourceError if pyarrow is required but
-    not installed.
-    """
+    """Check in advance that a table can be written to `path`. Raises ConfigurationError for other endings, or for
+    `as_list` with CSV; ResourceError if pyarrow is required but not installed."""
     if path.suffix not in FORMATS:
         raise ConfigurationError(f"{path} has the extension {path.suffix or '(none)'}; expected {', '.join(FORMATS)}.")
     if as_list and path.suffix != ".parquet":
@@ -63,10 +61,13 @@ def write_cohort_table(frame: pd.DataFrame, path: Path, *, as_list: bool = False
         if path.suffix == ".parquet":
             _write_parquet(file, labels, vectors, list(frame.columns[place:]), provenance, as_list=as_list)
         elif path.suffix == ".npz":
-            arrays: dict[str, Any] = {str(n): np.array(column.tolist()) for n, column in _format_text(labels).items()}
+            text = _change_text(labels, _format_text)
+            arrays: dict[str, Any] = {str(name): np.array(column.tolist()) for name, column in text.items()}
             np.savez(file, **arrays, embedding=vectors, provenance=np.array(json.dumps(provenance)))
         else:
-            table = _format_text(labels) if is_raw else _defuse(_format_text(labels))
+            table = _change_text(labels, _format_text)
+            if not is_raw:
+                table = _change_text(table, _defuse).rename(columns=_defuse)
             table = table.join(frame.iloc[:, place:].astype(np.float32))
             table.to_csv(file, index=False, float_format="%.9g", na_rep="n/a", lineterminator="\n")
 
@@ -102,25 +103,19 @@ def _write_parquet(
     )
 
 
-def _is_text(column: pd.Series[Any]) -> bool:
-    return column.dtype.kind not in "biuf"
+def _change_text(labels: pd.DataFrame, change: Callable[[Any], str]) -> pd.DataFrame:
+    """Change the cells of all columns that are not numeric."""
+    text = {str(name): column for name, column in labels.items() if column.dtype.kind not in "biuf"}
+    return labels.assign(**{name: [change(cell) for cell in column] for name, column in text.items()})
 
 
-def _format_text(labels: pd.DataFrame) -> pd.DataFrame:
-    """Format non-numeric values as in the tables of the group level: n/a if missing, lists in JSON."""
-    text = {name: column for name, column in labels.items() if _is_text(column)}
-    return labels.assign(**{str(name): [format_cell(format_value(cell)) for cell in text[name]] for name in text})
+def _format_text(value: Any) -> str:
+    """Format a value as in the tables of the group level: n/a if missing, lists in JSON."""
+    return format_cell(format_value(value))
 
 
-def _defuse(labels: pd.DataFrame) -> pd.DataFrame:
-    """Prefix text (and headers) that a spreadsheet would interpret as a formula with an apostrophe; numbers are
-    kept."""
-    text = {name: column for name, column in labels.items() if _is_text(column)}
-    table = labels.assign(**{str(name): [_defuse_cell(cell) for cell in text[name]] for name in text})
-    return table.rename(columns=_defuse_cell)
-
-
-def _defuse_cell(cell: str) -> str:
+def _defuse(cell: str) -> str:
+    """Prefix text that a spreadsheet would interpret as a formula with an apostrophe; numbers are kept."""
     if not _FORMULA.match(cell):
         return cell
     try:

@@ -26,6 +26,7 @@ from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.signals.read_series import read_columns
 from bids_semantoks.version import __version__
 
+LOGGER = logging.getLogger("bids_semantoks")
 _TABLES: Final = (".csv", ".tsv", ".txt", ".1D")
 _ARRAYS: Final = (".npy", ".npz", ".mat")
 
@@ -213,9 +214,6 @@ def _compile(pattern: str) -> str:
     texts = [re.escape(part).replace(r"\*", ".*") for part in parts[::2]]
     groups = [*(f"(?P<{name}>[A-Za-z0-9]+)" for name in fields), ""]
     return f"^{''.join(text + group for text, group in zip(texts, groups, strict=True))}$"
-
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 
 def import_series(

@@ -42,39 +42,32 @@ class AuthorsCheckpoint:
 class _State(dict[str, Tensor]):
     """Tensors by the authors' names; a missing one raises ModelError with its name."""
 
-    path: Path
-    prefix: str
+    def __init__(self, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
+        super().__init__(tensors)
+        self.path, self.prefix = path, prefix
 
     def __missing__(self, key: str) -> Tensor:
         raise ModelError(f"{self.path} lacks {self.prefix}{key}, which every checkpoint of the authors has.")
 
     def below(self, prefix: str) -> _State:
         part = {key.removeprefix(prefix): value for key, value in self.items() if key.startswith(prefix)}
-        return _name_state(part, self.path, f"{self.prefix}{prefix}")
-
-
-def _name_state(tensors: Mapping[str, Tensor], path: Path, prefix: str) -> _State:
-    state = _State(tensors)
-    state.path, state.prefix = path, prefix
-    return state
+        return _State(part, self.path, f"{self.prefix}{prefix}")
 
 
 def load_authors_checkpoint(path: Path, *, which: str = "teacher", file: WeightFile | None = None) -> AuthorsCheckpoint:
-    """Read the teacher or student of an authors' checkpoint, from `file` if it was read, executing nothing in it.
-
-    The file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError if the file is
-    damaged, holds code, lacks tensors or has networks we cannot label.
-    """
+    """Read the teacher or student of an authors' checkpoint, from `file` if it was read, executing nothing in it. The
+    file stores each tokenizer once per atlas; only the first copy is used. Raises ModelError if the file is damaged,
+    holds code, lacks tensors or has networks we cannot label."""
     file = file or read_weights(path)
     found = find_part(file, "network_tokenizers.", r"mlp\.0\.weight", which=which)
     if found is None:
         raise ModelError(f"{path} contains no {which}_encoder; found {list_names(file)}.")
-    part = _name_state(found.encoder, path, found.prefix)
+    part = _State(found.encoder, path, found.prefix)
     atlases = [key.split(".")[1] for key in part if key.startswith("network_tokenizers.")]
     # The first of the authors' files; other programs sort the names.
     atlas = _LIVE_ATLAS if _LIVE_ATLAS in atlases else atlases[0]
     tokenizers = part.below(f"network_tokenizers.{atlas}.")
-    predictor = _name_state(found.head, path, found.head_prefix).below("mlp.")
+    predictor = _State(found.head, path, found.head_prefix).below("mlp.")
     n_networks = _count(tokenizers)
     layout = _derive_layout([tokenizers[f"{n}.branches.0.weight"].shape[1] for n in range(n_networks)], path)
     config = _derive_config(part, tokenizers, predictor, _stated_patch(file.values), path)

@@ -11,7 +11,7 @@ import logging
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bids_semantoks.bids_names import check_name
 from bids_semantoks.config import EncoderConfig, from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, ResourceError
 from bids_semantoks.files import hash_text, open_atomic, read_json, read_text
-from bids_semantoks.models.authors import load_authors_checkpoint
+from bids_semantoks.models.authors import AuthorsCheckpoint, load_authors_checkpoint
 from bids_semantoks.models.encoder import (
     ENCODER_NAMES,
     Encoder,
@@ -32,28 +31,15 @@ from bids_semantoks.models.encoder import (
     build_head,
     read_encoder_config,
 )
-from bids_semantoks.models.hub import (
-    AUTHORS_REPOSITORY,
-    CONFIG_FILE,
-    OUR_FILES,
-    find_origin,
-    find_seed,
-    label_encoder,
-    load_from_hub,
-    parse_repository,
-    resolve_cache,
-)
-from bids_semantoks.models.parcels import NetworkLayout, choose_layout, default_layout, layout_from_json, layout_to_json
+from bids_semantoks.models.hub import CONFIG_FILE, find_origin, find_weights
+from bids_semantoks.models.parcels import NetworkLayout, choose_layout, default_layout, layout_from_json
 from bids_semantoks.models.weight_files import (
-    AUTHORS_FILE,
     WEIGHTS_FILE,
-    WEIGHTS_SUFFIXES,
+    Part,
     WeightFile,
     check_content,
     check_dense,
-    choose_file,
     find_part,
-    is_part,
     read_weights,
 )
 
@@ -66,11 +52,9 @@ LOGGER = logging.getLogger("bids_semantoks")
 def write_checkpoint(
     directory: Path, encoder: Encoder, *, head: ProjectionHead | None = None, details: Mapping[str, Any] | None = None
 ) -> str:
-    """Write an encoder atomically into `directory`, creating it, and return the SHA-256 of the weights file.
-
-    `details` takes JSON values (data, hashed participants, limits). Raises ResourceError if writing fails.
-    """
-    essence = {"encoder": to_json(encoder.config), "layout": layout_to_json(encoder.layout)}
+    """Write an encoder atomically into `directory`, creating it, and return the SHA-256 of the weights file. `details`
+    takes JSON values (data, hashed participants, limits). Raises ResourceError if writing fails."""
+    essence = _extract_essence(encoder.config, encoder.layout)
     modules = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
     tensors = {
         f"{part}.{key}": value.detach().cpu().contiguous()
@@ -90,18 +74,8 @@ def write_checkpoint(
     return hashlib.sha256(weights).hexdigest()
 
 
-def _read_config(path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]:
-    try:
-        values = read_json(path)
-    except (OSError, ValueError) as error:
-        check_content(path)
-        raise ModelError(f"{path} is damaged: {_brief(error)}.") from error
-    if not _is_ours(values):
-        found = values.get("format") if isinstance(values, dict) else values
-        raise ModelError(
-            f"{path} is not an encoder configuration: expected format {FORMAT!r}, found {_brief(repr(found))}."
-        )
-    return _parse(values, path)
+def _extract_essence(config: EncoderConfig, layout: NetworkLayout) -> dict[str, Any]:
+    return {"encoder": to_json(config), "layout": to_json(layout)}
 
 
 def _parse(values: Mapping[str, Any], path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]:
@@ -114,10 +88,6 @@ def _parse(values: Mapping[str, Any], path: Path) -> tuple[EncoderConfig, Networ
         raise ModelError(f"{path} is damaged: it lacks {error}.") from error
 
 
-def _is_ours(values: object) -> bool:
-    return isinstance(values, dict) and values.get("format") == FORMAT
-
-
 def _brief(error: object) -> str:
     return textwrap.shorten(str(error), 250, placeholder=" ...").rstrip(".")
 
@@ -126,9 +96,7 @@ def assign_tensors(
     module: nn.Module, state: Mapping[str, Tensor], path: Path, names: Mapping[str, str] | None = None
 ) -> None:
     """Load float32 copies of tensors into an empty module; `names` (our tensor name -> the file's) serves messages.
-
-    Raises ModelError if tensors are missing, unknown, misshapen or not finite.
-    """
+    Raises ModelError if tensors are missing, unknown, misshapen or not finite."""
     for key, value in state.items():
         check_dense(path, key, value)
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
@@ -192,23 +160,7 @@ def load_encoder(
     text = str(name_or_path)
     if text.partition(":")[0] == "random":
         return _build_random(text, atlas, seed)
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:
-        raise ModelError(f"Encoder {text!r} not found: unknown user.") from error
-    check_name(path, ModelError, "The encoder")
-    if path.is_symlink() and not path.exists():
-        check_content(path)
-    if path.exists():
-        return _load_path(path)
-    if (asked := parse_repository(text)) is not None:
-        return _load_path(load_from_hub(asked), asked.label)
-    raise ModelError(
-        f"Encoder {text!r} not found: no such file or directory.",
-        hint=f"Besides paths: ORG/NAME[/SUBFOLDER][@REVISION] on the Hugging Face Hub, such as "
-        f"{AUTHORS_REPOSITORY}, or "
-        f"{', '.join(f'random:{name}' for name in ENCODER_NAMES)}.",
-    )
+    return _load_file(*find_weights(text))
 
 
 def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, seed: int) -> LoadedEncoder:
@@ -218,7 +170,7 @@ def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, 
     size, seed = found[1], seed if found[2] is None else int(found[2])
     config = read_encoder_config(size)
     layout = default_layout() if atlas is None else choose_layout(*atlas)
-    recipe = {"encoder": to_json(config), "layout": layout_to_json(layout), "seed": seed, "recipe": FORMAT}
+    recipe = {**_extract_essence(config, layout), "seed": seed, "recipe": FORMAT}
     return LoadedEncoder(
         encoder=build_encoder(config, layout, seed).eval(),
         config=config,
@@ -231,62 +183,42 @@ def _build_random(text: str, atlas: tuple[Sequence[str], Sequence[str]] | None, 
     )
 
 
-def _load_path(path: Path, name: str = "") -> LoadedEncoder:
-    if path.is_dir():
-        path, name = resolve_cache(path, name)
-        if (path / WEIGHTS_FILE).is_file() != (path / CONFIG_FILE).is_file() and not (path / AUTHORS_FILE).exists():
-            _check_complete(path)
-        return _load_file(choose_file(path), name or label_encoder(path.resolve().name))
-    if path.name == CONFIG_FILE:
-        return _load_file(choose_file(path.parent), name or label_encoder(path.resolve().parent.name))
-    seed = find_seed(path.absolute().parent.name)
-    usual = f"BrainSemantoks{f'Seed{seed}' if seed else ''}" if path.name == AUTHORS_FILE else ""
-    stem = path.resolve().parent.name if is_part(path) else path.stem
-    return _load_file(path, name or usual or label_encoder(stem))
-
-
-def _check_complete(directory: Path) -> None:
-    """Raise ModelError if a folder holds only one of our two files, and nothing else that could be read."""
-    missing = next(name for name in OUR_FILES if not (directory / name).is_file())
-    check_content(directory / missing)
-    others = missing == WEIGHTS_FILE and any(one.name.endswith(WEIGHTS_SUFFIXES) for one in directory.iterdir())
-    if not others and not (missing == WEIGHTS_FILE and (directory / f"{WEIGHTS_FILE}.index.json").exists()):
-        raise ModelError(f"{directory} does not contain a complete encoder: {missing} is missing.")
-
-
 def _load_file(path: Path, name: str) -> LoadedEncoder:
     """Load an encoder of ours, described next to the file or in it, or one of the authors'."""
     file = read_weights(path)
-    described = _describe_ours(file)
-    loaded = _load_authors(file, name) if described is None else _load_ours(file, name, described)
-    if (origin := find_origin(path.absolute())) is None:
-        return loaded
+    described, sha256 = _describe_ours(file), file.sha256
+    part: AuthorsCheckpoint | Part | None
+    names: Mapping[str, str] = {}
+    details: Mapping[str, Any] = {}
+    if described is None:
+        part = content = load_authors_checkpoint(path, file=file)
+        config, layout, names = content.config, content.layout, content.names
+        epoch = f", epoch {content.epoch}" if content.epoch is not None else ""
+        description = f"Teacher encoder of {path.name}, a checkpoint of the Brain-Semantoks authors{epoch}."
+    else:
+        _check_card(file)
+        config, layout, details = described
+        part = find_part(file, "class_token", r"layers\.0\.weight")
+        description = f"Encoder trained with bids_semantoks, read from {path.parent.resolve().name}."
+        # Our own files repeat what describes them; of others the checksum must cover it, too.
+        if not file.notes:
+            sha256 = hash_text(f"{file.sha256} {canonical_json(_extract_essence(config, layout))}")
+    encoder, head = Encoder(config, layout), ProjectionHead(config) if part and part.head else None
+    assign_tensors(encoder, part.encoder if part else {}, path, names)
+    if part and head is not None:
+        assign_tensors(head, part.head, path, names)
     # The commit says exactly which weights these were, whatever the branch holds by then.
-    return replace(loaded, origin=str(origin), description=f"{loaded.description.rstrip('.')} ({origin}).")
-
-
-def _load_ours(
-    file: WeightFile, name: str, described: tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]
-) -> LoadedEncoder:
-    _check_card(file)
-    path = file.path
-    config, layout, details = described
-    encoder, part = Encoder(config, layout), find_part(file, "class_token", r"layers\.0\.weight")
-    assign_tensors(encoder, part.encoder if part else {}, path)
-    head = ProjectionHead(config) if part and part.head else None
-    if head is not None and part is not None:
-        assign_tensors(head, part.head, path)
-    # Our own files repeat what describes them; of others the checksum must cover it, too.
-    essence = canonical_json({"encoder": to_json(config), "layout": layout_to_json(layout)})
+    origin = find_origin(path.absolute())
     return LoadedEncoder(
         encoder=encoder.eval(),
         config=config,
         layout=layout,
         name=name,
-        sha256=file.sha256 if file.notes else hash_text(f"{file.sha256} {essence}"),
-        description=f"Encoder trained with bids_semantoks, read from {path.parent.resolve().name}.",
+        sha256=sha256,
+        description=f"{description.rstrip('.')} ({origin})." if origin else description,
         head=None if head is None else head.eval(),
         details=details,
+        origin=str(origin or ""),
     )
 
 
@@ -313,46 +245,29 @@ def _describe_ours(file: WeightFile) -> tuple[EncoderConfig, NetworkLayout, Mapp
             f"{file.path} is the saved state of an unfinished training run.",
             hint="Repeat the call with --pretrain to resume it and write the encoder.",
         )
-    is_described = path.is_file() and (file.path.name == WEIGHTS_FILE or _is_ours(_try_json(path)))
+    values: Any = None
+    damage = None
+    try:
+        values = read_json(path) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        check_content(path)
+        damage = error
+    is_ours = isinstance(values, dict) and values.get("format") == FORMAT
     if not file.notes:
-        return _read_config(path) if is_described and _is_ours(_try_json(path)) else None
-    if not is_described:
+        return _parse(values, path) if is_ours else None
+    if not path.is_file() or (file.path.name != WEIGHTS_FILE and not is_ours):
         LOGGER.warning("%s has no %s next to it; its training data are unknown.", file.path, CONFIG_FILE)
         return _parse({"details": {}, **file.notes}, file.path)
-    described = _read_config(path)
-    for key, value in (("encoder", to_json(described[0])), ("layout", layout_to_json(described[1]))):
+    if damage:
+        raise ModelError(f"{path} is damaged: {_brief(damage)}.") from damage
+    if not is_ours:
+        found = _brief(repr(values.get("format") if isinstance(values, dict) else values))
+        raise ModelError(f"{path} is not an encoder configuration: expected format {FORMAT!r}, found {found}.")
+    described = _parse(values, path)
+    for key, value in _extract_essence(*described[:2]).items():
         if file.notes.get(key) != value:
             raise ModelError(
                 f"{path} does not belong to {file.path.name}: the weights were written with another {key}.",
                 hint="Copy both files again, unmodified.",
             )
     return described
-
-
-def _try_json(path: Path) -> object:
-    """Read a file that may describe an encoder; None if it is not JSON, ModelError if it is a pointer."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        check_content(path)
-        return None
-
-
-def _load_authors(file: WeightFile, name: str) -> LoadedEncoder:
-    path = file.path
-    content = load_authors_checkpoint(path, file=file)
-    encoder = Encoder(content.config, content.layout)
-    head = ProjectionHead(content.config) if content.head else None
-    assign_tensors(encoder, content.encoder, path, content.names)
-    if head is not None:
-        assign_tensors(head, content.head, path, content.names)
-    epoch = f", epoch {content.epoch}" if content.epoch is not None else ""
-    return LoadedEncoder(
-        encoder=encoder.eval(),
-        config=content.config,
-        layout=content.layout,
-        name=name,
-        sha256=file.sha256,
-        description=f"Teacher encoder of {path.name}, a checkpoint of the Brain-Semantoks authors{epoch}.",
-        head=None if head is None else head.eval(),
-    )

@@ -1,17 +1,19 @@
-"""The encoder (a class token and the tokens of networks and patches through transformer blocks), and its weights.
+"""The encoder (a class token and the tokens of networks and patches through transformer blocks), its initial weights,
+and the model that is fine-tuned from it.
 
 Legend: B batch, P parcels, N networks (rows of tokens), K patches in a window, W volumes in a window, S = 1
-+ N*K tokens, D width, A attention heads.
++ N*K tokens, D width, A attention heads, C outputs of the fine-tuned model.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,12 +34,11 @@ from bids_semantoks.models.tokenizer import (
     join_scales,
 )
 
-
-class EncoderOutput(NamedTuple):
-    """Output tokens of an encoder."""
-
-    tokens: Tensor  # (B, 1 + N*K, D) class token first, then network by network
-    cls: Tensor  # (B, D)
+ENCODER_NAMES = ("paper", "small", "tiny")
+TOKEN_STD = HEAD_STD = 0.02
+INITIAL_DEVIATION = 2e-5  # of the head of a fine-tuned model
+_CHUNK = 2**16
+_EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")
 
 
 class Attention(nn.Module):
@@ -79,10 +80,8 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokenizer, positions, class token, transformer blocks and a final LayerNorm.
-
-    Parameters sit on the meta device without values: use `build_encoder` (random) or `load_encoder`.
-    """
+    """Tokenizer, positions, class token, transformer blocks and a final LayerNorm. Parameters sit on the meta device
+    without values: use `build_encoder` (random) or `load_encoder`."""
 
     temporal_positions: Tensor
 
@@ -103,11 +102,12 @@ class Encoder(nn.Module):
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
             self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
-        """Encode windows (B, P, W), parcels in layout order; the mask token replaces tokens where `mask` (B, N, K)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encode windows (B, P, W), parcels in layout order, to tokens (B, 1 + N*K, D): class token first, then network
+        by network. The mask token replaces tokens where `mask` (B, N, K)."""
         return self.refine(self.tokenizer(x), mask)
 
-    def refine(self, tokens: Tensor, mask: Tensor | None = None) -> EncoderOutput:
+    def refine(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode tokens (B, N, K, D) as `forward` does, so that several masks share one tokenization."""
         if mask is not None:
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
@@ -115,8 +115,15 @@ class Encoder(nn.Module):
         tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens.flatten(1, 2)], dim=1)  # (B, S, D)
         for block in self.blocks:
             tokens = block(tokens)
-        tokens = self.norm(tokens)
-        return EncoderOutput(tokens, tokens[:, 0])
+        encoded: Tensor = self.norm(tokens)
+        return encoded
+
+
+def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
+    """Pool tokens (B, 1 + N*K, D) to (B, D), ``cls`` (class token) or ``avg`` (mean of the others), or to (B, 2D),
+    ``cls_avg`` (``avg``, then ``cls``)."""
+    parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
+    return torch.cat([parts[name] for name in (("avg", "cls") if pooling == "cls_avg" else (pooling,))], dim=1)
 
 
 def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -127,10 +134,8 @@ def compute_temporal_positions(n_patches: int, width: int) -> np.ndarray[tuple[i
 
 
 class ProjectionHead(nn.Module):
-    """Linear layers with GELU between them, then L2 normalisation; shared by all losses.
-
-    Parameters sit on the meta device without values: use `build_head` or `load_encoder`.
-    """
+    """Linear layers with GELU between them, then L2 normalisation; shared by all losses. Parameters sit on the meta
+    device without values: use `build_head` or `load_encoder`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -149,17 +154,9 @@ class ProjectionHead(nn.Module):
         return F.normalize(x, dim=-1, eps=1e-12)
 
 
-ENCODER_NAMES = ("paper", "small", "tiny")
-TOKEN_STD = 0.02
-HEAD_STD = 0.02
-_CHUNK = 2**16
-
-
 def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
     """Read an architecture: ``paper``, ``small``, ``tiny``, or a JSON file that overrides defaults of `EncoderConfig`.
-
-    Raises ConfigurationError if the name is unknown or the file unreadable or invalid.
-    """
+    Raises ConfigurationError if the name is unknown or the file unreadable or invalid."""
     if str(name_or_path) in ENCODER_NAMES:
         text = files("bids_semantoks").joinpath(f"data/encoders/{name_or_path}.json").read_text(encoding="utf-8")
     else:
@@ -174,8 +171,6 @@ def read_encoder_config(name_or_path: str | Path) -> EncoderConfig:
         values = parse_json(text)
     except ValueError as error:
         raise ConfigurationError(f"encoder configuration {name_or_path} is not JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"encoder configuration {name_or_path} must be a JSON object, found {values!r}.")
     return from_json(EncoderConfig, values, where=f"encoder configuration {name_or_path}")
 
 
@@ -233,10 +228,8 @@ def _draw_encoder_values(draw: _Draw, owner: nn.Module, name: str, config: Encod
 
 
 class _Draw:
-    """A separate stream of initial values for each tensor, made from a generator's raw bits.
-
-    Only raw bits are guaranteed across versions and machines; torch's generators differ between processors.
-    """
+    """A separate stream of initial values for each tensor, made from a generator's raw bits. Only raw bits are
+    guaranteed across versions and machines; torch's generators differ between processors."""
 
     def __init__(self, shape: tuple[int, ...], key: str) -> None:
         self.shape = shape
@@ -266,3 +259,75 @@ class _Draw:
         angle = 2.0 * np.pi * unit[half:]
         pairs = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
         return pairs[: self.size].astype(np.float32).reshape(self.shape)
+
+
+class TunedEncoder(nn.Module):
+    """Copy of an encoder, with BatchNorm and a linear layer on its embedding. `pooling` is ``cls_avg``, ``cls`` or
+    ``avg``, as in `pool_tokens`; `seed` draws the first weights of the head."""
+
+    def __init__(self, encoder: Encoder, n_outputs: int, *, pooling: str, seed: int) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        self.encoder.requires_grad_(True)
+        self.pooling = pooling
+        n_features = (2 if pooling == "cls_avg" else 1) * encoder.config.width
+        self.head_norm = nn.BatchNorm1d(n_features)
+        self.head_weight = nn.Parameter(draw_head(n_outputs, n_features, seed=seed).float())
+        self.head_bias = nn.Parameter(torch.zeros(n_outputs))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Predict logits or values: windows (B, P, W) -> (B, C); mask (B, N, K) marks tokens without data."""
+        vectors = self.head_norm(pool_tokens(self.encoder(x, mask), self.pooling))
+        return nn.functional.linear(vectors, self.head_weight, self.head_bias)
+
+
+def find_layer(name: str, depth: int) -> int:
+    """Number a parameter's layer: 0 embeddings, 1 tokenizers, i + 2 block i, depth + 1 the final norm and the head."""
+    place = name.removeprefix("encoder.")
+    if place == name or place.startswith("norm."):
+        return depth + 1
+    if place in _EMBEDDINGS:
+        return 0
+    if place.startswith("tokenizer."):
+        return 1
+    return int(place.split(".")[1]) + 2
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to a parameter: not to biases, norms and LayerScale."""
+    owner, _, last = name.rpartition(".")
+    is_norm = owner.rpartition(".")[2].endswith("norm")
+    is_scale = last in ("attention_scale", "mlp_scale")
+    return not (is_norm or is_scale or last in ("bias", "head_bias"))
+
+
+def build_parameter_groups(
+    model: TunedEncoder, *, rate: float, layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group parameters by learning rate and weight decay for an optimiser; groups also hold ``layer`` and ``names``.
+    ``lr`` is the peak of the schedule: ``rate * layer_decay^(depth + 1 - l)`` for layer l."""
+    depth = model.encoder.config.depth
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        layer, decays = find_layer(name, depth), is_decayed(name)
+        group = groups.setdefault(
+            (layer, decays),
+            {
+                "params": [],
+                "names": [],
+                "layer": layer,
+                "lr": rate * layer_decay ** (depth + 1 - layer),
+                "weight_decay": weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def draw_head(n_outputs: int, n_features: int, *, seed: int) -> Tensor:
+    """Draw first weights (C, D) on the CPU, so that devices agree: normal, SD 2e-5, cut at two SD."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.empty(n_outputs, n_features, dtype=torch.float64)
+    cut = 2 * INITIAL_DEVIATION
+    return torch.nn.init.trunc_normal_(weight, std=INITIAL_DEVIATION, a=-cut, b=cut, generator=generator)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from bids_semantoks.config import EncoderConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
 from bids_semantoks.models.checkpoints import LoadedEncoder
+from bids_semantoks.models.encoder import pool_tokens
 from bids_semantoks.models.parcels import ParcelMatch, token_rows
-from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.records import Bools, Embedding, Indices, Windows
 
 PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 POOLINGS = ("cls_avg", "cls", "avg", "networks")
@@ -46,13 +47,20 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def find_real_patches(n_real: NDArray[np.int64], config: EncoderConfig) -> NDArray[np.bool_]:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means exhausted memory, for which libraries also raise only a general one."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "_ALLOC_FAILED"))
+
+
+def find_real_patches(n_real: Indices, config: EncoderConfig) -> Bools:
     """Mark the patches (B, K) that hold a real volume, from the real volumes (B,) of windows padded at the end."""
     first_volumes = np.arange(config.n_patches) * config.patch
     return first_volumes < n_real[:, None]
 
 
-def find_clip_patches(n_windows: int, config: EncoderConfig, *, last: bool) -> NDArray[np.bool_]:
+def find_clip_patches(n_windows: int, config: EncoderConfig, *, last: bool) -> Bools:
     """Mark the one real patch (B, K) of windows that hold a short clip at their start or end."""
     real = np.zeros((n_windows, config.n_patches), dtype=np.bool_)
     real[:, -1 if last else 0] = True
@@ -103,24 +111,15 @@ class FrozenEncoder:
         n_parts = {"cls_avg": 2, "networks": len(self.readout_networks)}.get(self.pooling, 1)
         return self.loaded.config.width * n_parts
 
-    def encode(
-        self, windows: Windows, *, with_tokens: bool = False, real_patches: NDArray[np.bool_] | None = None
-    ) -> Embedding:
+    def encode(self, windows: Windows, *, with_tokens: bool = False, real_patches: Bools | None = None) -> Embedding:
         """Encode the windows of one run, parcels in atlas order, into one float32 vector each on the CPU.
-
-        `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError if windows
-        do not fit or are not finite, RunFailed low_coverage (no encoded parcel has a signal) or out_of_memory.
-        """
+        `real_patches` (B, K) marks the non-empty patches, by default those with a real volume. ValueError if windows do
+        not fit or are not finite, RunFailed low_coverage (no encoded parcel has a signal) or out_of_memory."""
         readouts = (self.pooling,)
         return self.encode_readouts(windows, readouts, with_tokens=with_tokens, real_patches=real_patches)[self.pooling]
 
     def encode_readouts(
-        self,
-        windows: Windows,
-        poolings: Sequence[str],
-        *,
-        with_tokens: bool = False,
-        real_patches: NDArray[np.bool_] | None = None,
+        self, windows: Windows, poolings: Sequence[str], *, with_tokens: bool = False, real_patches: Bools | None = None
     ) -> dict[str, Embedding]:
         """Encode the windows of one run once, and read them out by several poolings. Raises as `FrozenEncoder.encode`
         does."""
@@ -150,7 +149,7 @@ class FrozenEncoder:
         return {pooling: Embedding(vectors=np.concatenate(parts), **shared) for pooling, parts in vectors.items()}
 
     @property
-    def networks(self) -> dict[str, NDArray[np.bool_]]:
+    def networks(self) -> dict[str, Bools]:
         """Token rows (N,) of each network present in the atlas, by name."""
         layout, order = self.loaded.layout, self.match.order
         network_of = {
@@ -163,11 +162,9 @@ class FrozenEncoder:
         present = [name for name in layout.network_names if any(name in names for names in named)]
         return {name: np.array([name in names for names in named]) for name in present}
 
-    def encode_variants(self, windows: Windows, hidden: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Encode the windows of one run once per set of masked rows: hidden (V, N) -> (V, B, D).
-
-        Rows without a signal are masked in every set. Raises as `FrozenEncoder.encode` does.
-        """
+    def encode_variants(self, windows: Windows, hidden: Bools) -> NDArray[np.float32]:
+        """Encode the windows of one run once per set of masked rows: hidden (V, N) -> (V, B, D). Rows without a signal
+        are masked in every set. Raises as `FrozenEncoder.encode` does."""
         present, mask = self._find_masks(windows, find_real_patches(windows.n_real, self.loaded.config))
         step = max(1, self.batch_size // len(hidden))
         parts = []
@@ -178,9 +175,7 @@ class FrozenEncoder:
             parts.append(self._pool(output, self.pooling).reshape(*masks.shape[:2], -1))
         return np.concatenate(parts, axis=1)
 
-    def _find_masks(
-        self, windows: Windows, real_patches: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _find_masks(self, windows: Windows, real_patches: Bools) -> tuple[Bools, Bools]:
         """Find the parcels (P,) that have a signal and the tokens (B, N, K) to mask."""
         self._check(windows)
         present = (self.match.order >= 0) & windows.present[self.match.order]
@@ -205,9 +200,7 @@ class FrozenEncoder:
         if not np.isfinite(windows.values).all():
             raise ValueError("windows have non-finite values")
 
-    def _encode_batch(
-        self, values: NDArray[np.float32], present: NDArray[np.bool_], mask: NDArray[np.bool_]
-    ) -> torch.Tensor:
+    def _encode_batch(self, values: NDArray[np.float32], present: Bools, mask: Bools) -> torch.Tensor:
         """Encode one batch to float32 tokens on the device; a mask for v*b windows repeats the b windows v times."""
         try:
             x = np.where(present, values[:, :, self.match.order], np.float32(0)).transpose(0, 2, 1)  # (b, P, W)
@@ -217,22 +210,17 @@ class FrozenEncoder:
                 made = self._encoder.tokenizer(inputs)
                 if len(mask) > len(made):
                     made = made.repeat(len(mask) // len(made), 1, 1, 1)
-                tokens: torch.Tensor = self._encoder.refine(made, masked).tokens.float()
+                tokens: torch.Tensor = self._encoder.refine(made, masked).float()
                 return tokens
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(len(mask)) from error
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
-            raise self._out_of_memory(len(mask)) from error
-
-    def _out_of_memory(self, n_windows: int) -> RunFailed:
-        smaller = n_windows // 2
-        return RunFailed(
-            "out_of_memory",
-            f"{n_windows} windows at a time do not fit in the memory of {self.device}.",
-            hint=f"Use --batch-size {smaller}." if smaller else "Use a machine with more memory, or --device cpu.",
-        )
+            smaller = len(mask) // 2
+            raise RunFailed(
+                "out_of_memory",
+                f"{len(mask)} windows at a time do not fit in the memory of {self.device}.",
+                hint=f"Use --batch-size {smaller}." if smaller else "Use a machine with more memory, or --device cpu.",
+            ) from error
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]
@@ -241,12 +229,7 @@ class FrozenEncoder:
     def _pool(self, tokens: torch.Tensor, pooling: str) -> NDArray[np.float32]:
         """Pool tokens to embeddings; masked tokens count in means, as in the published model."""
         with torch.inference_mode():
-            if pooling == "networks":
-                pooled = self._pool_networks(tokens)
-            else:
-                parts = {"avg": tokens[:, 1:].mean(dim=1), "cls": tokens[:, 0]}
-                names = ("avg", "cls") if pooling == "cls_avg" else (pooling,)
-                pooled = torch.cat([parts[name] for name in names], dim=1)
+            pooled = self._pool_networks(tokens) if pooling == "networks" else pool_tokens(tokens, pooling)
             vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
 

@@ -10,12 +10,11 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bids_semantoks.config import EncoderConfig
+from bids_semantoks.config import EncoderConfig, from_json
 from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.files import parse_table
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.records import CANONICAL_NETWORKS, Indices
 
 _PREFIX = "7Networks_"
 
@@ -70,11 +69,9 @@ def token_rows(config: EncoderConfig, layout: NetworkLayout) -> tuple[tuple[int,
 
 @cache
 def default_layout() -> NetworkLayout:
-    """Read the layout of the published encoder: 457 parcels in nine networks.
-
-    Schaefer-400 in its 7-network order (doi:10.1093/cercor/bhx179), Tian scale III, 50 parcels
-    (doi:10.1038/s41593-020-00711-6), and Buckner's seven cerebellar networks (doi:10.1152/jn.00339.2011).
-    """
+    """Read the layout of the published encoder: 457 parcels in nine networks. Schaefer-400 in its 7-network order
+    (doi:10.1093/cercor/bhx179), Tian scale III, 50 parcels (doi:10.1038/s41593-020-00711-6), and Buckner's seven
+    cerebellar networks (doi:10.1152/jn.00339.2011)."""
     path = files("bids_semantoks").joinpath("data/encoders/parcels457.tsv")
     rows = parse_table(path.read_text(encoding="utf-8")).rows
     return NetworkLayout(
@@ -86,9 +83,7 @@ def default_layout() -> NetworkLayout:
 
 def build_layout(parcels: Sequence[str], networks: Sequence[str]) -> NetworkLayout:
     """Lay out an encoder for an atlas: canonical networks first, then others alphabetically, parcels in table order.
-
-    Parcels with an empty label are skipped. Raises ModelError if no parcel has a network.
-    """
+    Parcels with an empty label are skipped. Raises ModelError if no parcel has a network."""
     labels = {label for label in networks if label}
     if not labels:
         raise ModelError(
@@ -124,40 +119,20 @@ def _name_members(layout: NetworkLayout) -> dict[str, frozenset[str]]:
     }
 
 
-def layout_to_json(layout: NetworkLayout) -> dict[str, Any]:
-    """Convert a layout to plain JSON values."""
-    return {
-        "network_names": list(layout.network_names),
-        "networks": list(layout.networks),
-        "parcels": None if layout.parcels is None else list(layout.parcels),
-    }
-
-
 def layout_from_json(values: Mapping[str, Any]) -> NetworkLayout:
-    """Restore a layout from the values of `layout_to_json`; ValueError if they are incomplete or invalid."""
+    """Restore a layout from what `to_json` made of it; ValueError or ConfigurationError if it is incomplete or
+    invalid."""
     missing = sorted({"network_names", "networks", "parcels"} - set(values))
     if missing:
         raise ValueError(f"the layout lacks {', '.join(missing)}")
-    names, networks, parcels = values["network_names"], values["networks"], values["parcels"]
-    well_typed = (
-        isinstance(names, list)
-        and isinstance(networks, list)
-        and (parcels is None or isinstance(parcels, list))
-        and all(isinstance(text, str) for text in [*names, *(parcels or [])])
-        and all(type(number) is int for number in networks)
-    )
-    if not well_typed:
-        raise ValueError("the layout must have a list of names, a list of integers and a list of names or null")
-    return NetworkLayout(
-        network_names=tuple(names), networks=tuple(networks), parcels=None if parcels is None else tuple(parcels)
-    )
+    return from_json(NetworkLayout, dict(values), where="the layout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ParcelMatch:
     """Positions of an encoder's parcels in an atlas."""
 
-    order: NDArray[np.int64]  # (P,) atlas position of each encoder parcel; -1 where the atlas lacks the network
+    order: Indices  # (P,) atlas position of each encoder parcel; -1 where the atlas lacks the network
     n_atlas_parcels: int  # encoded or not
     warnings: tuple[str, ...] = ()
 
@@ -169,11 +144,9 @@ class ParcelMatch:
 
 
 def match_parcels(parcels: Sequence[str], networks: Sequence[str], layout: NetworkLayout) -> ParcelMatch:
-    """Match an atlas to an encoder by network label and parcel count, then by name within each network.
-
-    Parcels with an empty label are not encoded. Raises ModelError for unknown networks, another parcel count, names
-    that agree only in part or repeat, and names of the 17-network order.
-    """
+    """Match an atlas to an encoder by network label and parcel count, then by name within each network. Parcels with an
+    empty label are not encoded. Raises ModelError for unknown networks, another parcel count, names that agree only in
+    part or repeat, and names of the 17-network order."""
     _check_names(parcels)
     members: dict[str, list[int]] = {}
     for position, label in enumerate(networks):

@@ -91,9 +91,7 @@ class ParcelTokenizer(nn.Module):
 
 def correlate(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Cross-correlate zero-padded patches over all parcels: x (M, P_n, V), weight (O, P_n, L), bias (O,) -> (M, V, O).
-
-    Tap ``(L - 1) // 2`` meets the volume itself.
-    """
+    Tap ``(L - 1) // 2`` meets the volume itself."""
     n_taps = weight.shape[-1]
     left = (n_taps - 1) // 2
     windows = F.pad(x, (left, n_taps - 1 - left)).unfold(-1, n_taps, 1)  # (M, P_n, V, L)
@@ -125,9 +123,7 @@ class DenseBranch(nn.Module):
 
 class StructuredBranch(nn.Module):
     """A long multi-scale filter bank per parcel, then a linear layer over all filters (Li et al. 2023, ICLR: SGConv).
-
-    `join_scales` gives the kernel; `kernel_norm` keeps its norm at initialisation for good.
-    """
+    `join_scales` gives the kernel; `kernel_norm` keeps its norm at initialisation for good."""
 
     kernel_norm: Tensor
     centre: Tensor
@@ -168,9 +164,7 @@ class FreeBranch(nn.Module):
 
 def join_scales(kernels: Tensor, decay: float) -> Tensor:
     """Weight, upsample and concatenate the scales of structured kernels: (S, H, P_n, taps) -> (H, P_n, taps * 2^(S-1)).
-
-    Scale i is repeated ``2^max(0, i-1)`` times and weighted ``decay^(S-1-i)``; the result is not yet normalised.
-    """
+    Scale i is repeated ``2^max(0, i-1)`` times and weighted ``decay^(S-1-i)``; the result is not yet normalised."""
     last = kernels.shape[0] - 1
     return torch.cat(
         [
@@ -183,10 +177,8 @@ def join_scales(kernels: Tensor, decay: float) -> Tensor:
 
 def fold(projection: nn.Linear, taps: Tensor) -> Tensor:
     """Fold depthwise filters (H, P_n, L) and the linear layer over their outputs into one convolution (O, P_n, L).
-
     Exact, since nothing lies between them; it avoids the (M, H*P_n, V) activations and gives one large matrix product.
-    The layer's input channel ``p * H + h`` is filter h of parcel p.
-    """
+    The layer's input channel ``p * H + h`` is filter h of parcel p."""
     n_filters, n_parcels, _ = taps.shape
     mixing = projection.weight.view(-1, n_parcels, n_filters)  # (O, P_n, H)
     return torch.einsum("oph,hpl->opl", mixing, taps)

@@ -11,7 +11,7 @@ import re
 import shlex
 import textwrap
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,24 +24,13 @@ from torch import Tensor
 
 from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.files import hash_file, hash_text, parse_json, read_json
-from bids_semantoks.models.archives import find_damaged, holds_pickle
 
 WEIGHTS_FILE: Final = "model.safetensors"
 AUTHORS_FILE: Final = "brainsemantoks_ckpt_epoch_100.pth"
 WEIGHTS_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
-#: Names by which libraries save a whole model, in the order in which they are looked for.
-WEIGHTS_NAMES: Final = (
-    AUTHORS_FILE,
-    *(WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
-    *("model.pt", "model.pth", "model.bin", "model.ckpt"),
-)
-
-#: Files that trainers write next to the weights.
-_NO_WEIGHTS: Final = re.compile(
-    r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*|.*optim_states.*"
-)
-_SHARD: Final = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.\w+)")
+#: Shards of a model: its name, their number, how many there are, the ending.
+SHARD: Final = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.\w+)")
 
 #: Parts of names that wrappers of modules add: parallel, compiled and averaged ones.
 _WRAPPERS: Final = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -75,10 +64,8 @@ class Part:
 
 
 def read_weights(path: Path) -> WeightFile:
-    """Read a weights file of any kind, with all shards if it is one of them or their index.
-
-    Raises ModelError if it is missing, damaged, something else, or could run code.
-    """
+    """Read a weights file of any kind, with all shards if it is one of them or their index. Raises ModelError if it is
+    missing, damaged, something else, or could run code."""
     paths = _find_shards(path)
     values: dict[str, Any] = {}
     notes: dict[str, Any] = {}
@@ -98,11 +85,6 @@ def read_weights(path: Path) -> WeightFile:
     )
 
 
-def is_part(path: Path) -> bool:
-    """Return whether the folder names a model rather than its file: our weights, a shard or an index of shards."""
-    return path.name == WEIGHTS_FILE or path.name.endswith(".index.json") or _SHARD.fullmatch(path.name) is not None
-
-
 def _find_shards(path: Path) -> list[Path]:
     """List the files that hold a model: itself, or the shards that an index or a numbered name belongs to."""
     if path.name.endswith(".index.json"):
@@ -111,7 +93,7 @@ def _find_shards(path: Path) -> list[Path]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             check_content(path)
             raise ModelError(f"{path} is not an index of shards: it has no weight_map.", hint=_AGAIN) from error
-    elif (match := _SHARD.fullmatch(path.name)) and int(match[3]) > 0:
+    elif (match := SHARD.fullmatch(path.name)) and int(match[3]) > 0:
         names = [f"{match[1]}{i:05}-of-{match[3]}{match[4]}" for i in range(1, int(match[3]) + 1)]
     else:
         return [path]
@@ -157,10 +139,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not is_zip and not start.startswith(b"\x80"):
         check_content(path)
         raise ModelError(f"{path} is not a checkpoint: it begins with {start[:4]!r}.", hint=_AGAIN)
-    if is_zip and not holds_pickle(path):
-        raise ModelError(f"{path} is an archive without a PyTorch checkpoint.", hint="Unpack it first.")
-    if is_zip and (record := find_damaged(path)):
-        raise ModelError(f"{path} is damaged: the checksum of its part {record[:150]} does not match.", hint=_AGAIN)
+    if is_zip:
+        _check_archive(path)
     try:
         # Mapped, so that the student, the dead copies and the optimizer are never read.
         with torch.serialization.safe_globals(_list_harmless()):
@@ -181,11 +161,30 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _list_harmless() -> list[Any]:
-    """List what besides tensors and plain values may be built: NumPy's numbers and arrays, options and paths.
+def _check_archive(path: Path) -> None:
+    """Raise ModelError if an archive is not a checkpoint of PyTorch, or for a record whose CRC does not match, which
+    PyTorch never compares; those saved without one have 0."""
+    name = ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not any(one.endswith("data.pkl") for one in archive.namelist()):
+                raise ModelError(f"{path} is an archive without a PyTorch checkpoint.", hint="Unpack it first.")
+            for record in archive.infolist():
+                # PyTorch compresses nothing: what is may be endless, and is left to it to refuse.
+                if record.CRC and record.compress_type == zipfile.ZIP_STORED:
+                    name = record.filename
+                    with archive.open(record) as content:
+                        while content.read(1 << 20):
+                            pass
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        if name:  # otherwise PyTorch reports the problem
+            message = f"{path} is damaged: the checksum of its part {name[:150]} does not match."
+            raise ModelError(message, hint=_AGAIN) from error
 
-    None of them runs code that a file brings along. NumPy 2 moved two of them.
-    """
+
+def _list_harmless() -> list[Any]:
+    """List what besides tensors and plain values may be built: NumPy's numbers and arrays, options and paths. None of
+    them runs code that a file brings along. NumPy 2 moved two of them."""
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     moved = [
         (function, f"numpy.{core}.multiarray.{name}")
@@ -277,10 +276,8 @@ def check_dense(path: Path, key: str, *values: Tensor) -> None:
 
 def find_part(file: WeightFile, mark: str, head: str, *, which: str = "teacher") -> Part | None:
     """Find the encoder with a tensor whose name begins with `mark`, and its head, whose first tensor matches `head`.
-
-    Where there are several, `which` (teacher, student) chooses. None where there is none of this role; ModelError
-    if there are several.
-    """
+    Where there are several, `which` (teacher, student) chooses. None where there is none of this role; ModelError if
+    there are several."""
     found = {
         (name, key[: f".{key}".index(f".{mark}")])
         for name, tensors in file.states.items()
@@ -343,55 +340,6 @@ def list_names(file: WeightFile) -> str:
     }
     keys = f" (keys {name_some([str(key)[:40] for key in file.values])})" if file.values else ""
     return textwrap.shorten(name_some(sorted(found)), 200, placeholder=" ...") if found else f"no tensors{keys}"
-
-
-def choose_file(directory: Path) -> Path:
-    """Choose the weights file of a folder: by its usual names, else the only one. ModelError if there are none or
-    several, or its link is broken."""
-    for name in WEIGHTS_NAMES:
-        if (directory / name).is_symlink() or (directory / name).is_file():
-            check_content(directory / name)
-            return directory / name
-    found = _list_candidates(directory)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ModelError(
-            f"{directory} contains {len(found)} weights files: {_name(found)}.", hint="Pass one of them to --model."
-        )
-    if any(directory.glob("*.distcp")):
-        raise ModelError(
-            f"{directory} contains a distributed PyTorch checkpoint.",
-            hint="Convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.",
-        )
-    raise ModelError(
-        f"{directory} contains no encoder: expected config.json and {WEIGHTS_FILE}, or {AUTHORS_FILE}.",
-        hint=_suggest(directory),
-    )
-
-
-def _list_candidates(directory: Path) -> list[Path]:
-    """List weights files; of shards the first."""
-    found: dict[str, Path] = {}
-    for path in sorted(directory.iterdir()):
-        is_hidden = path.name.startswith(".")
-        if path.name.endswith(WEIGHTS_SUFFIXES) and not is_hidden and not _NO_WEIGHTS.fullmatch(path.name):
-            shard = _SHARD.fullmatch(path.name)
-            found.setdefault(f"{shard[1]}{shard[3]}{shard[4]}" if shard else path.name, path)
-    return list(found.values())
-
-
-def _suggest(directory: Path) -> str:
-    """Suggest what in a folder may have been intended."""
-    if any((directory / "checkpoints").glob("step-*.pt")):
-        return "Its training has not finished; repeat the call with --pretrain to resume it."
-    below = [path for path in sorted(directory.glob("*/")) if not path.name.startswith(".")]
-    encoders = [path for path in below if any((path / name).is_file() for name in WEIGHTS_NAMES)]
-    return f"It has encoders in the folders {_name(encoders)}." if encoders else ""
-
-
-def _name(paths: Sequence[Path]) -> str:
-    return textwrap.shorten(name_some([path.name for path in paths]), 200, placeholder=" ...")
 
 
 def _brief(error: BaseException) -> str:

@@ -6,16 +6,20 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bids_semantoks.errors import escape_markdown
 from bids_semantoks.files import read_table, write_json, write_text
 from bids_semantoks.outputs.credits import build_hub_header
+from bids_semantoks.outputs.methods import load_template
 from bids_semantoks.outputs.sidecars import read_column_descriptions
+from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import FIGURES
+from bids_semantoks.reports.pages import read_template
+from bids_semantoks.training.progress import LOG_COLUMNS
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 CARD_FILE: Final = "README.md"
 LOG_FILE: Final = "training_log.tsv"
@@ -30,39 +34,31 @@ _RANGES: Final = (
 _CHOICES: Final = ("noise_removed", "global_signal", "scrubbing")
 
 
-class TrainingLog:
-    """Table of a training, one row every few steps; the first column is ``step``.
-    Resuming drops rows after the checkpoint."""
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path = path
-        self.columns = tuple(columns)
-
-    def start(self, step: int) -> None:
-        """Start the table, or keep its rows up to `step`, from which the training resumes; 0 for a new one."""
-        header = "\t".join(self.columns)
-        kept = [header]
-        if step and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            if lines[:1] == [header]:
-                steps = (line.partition("\t")[0] for line in lines[1:])
-                kept += [line for line, at in zip(lines[1:], steps, strict=True) if at.isdecimal() and int(at) <= step]
-        write_text(self.path, "\n".join(kept) + "\n")
-        described = read_column_descriptions("training_log")
-        meanings = {column: described[column] for column in self.columns if column in described}
-        write_json(self.path.with_suffix(".json"), meanings, only_if_changed=True)
-
-    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Append rows (values by column) and sync them to disk; missing values become ``n/a``."""
-        cells = ([row.get(column, math.nan) for column in self.columns] for row in rows)
-        lines = ["\t".join("n/a" if math.isnan(one) else f"{one:.7g}" for one in row) + "\n" for row in cells]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
+def start_log(path: Path, step: int) -> None:
+    """Start the table of a training, or keep its rows up to `step`, from which the training resumes; 0 for a new
+    one."""
+    header = "\t".join(LOG_COLUMNS)
+    kept = [header]
+    if step and path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if lines[:1] == [header]:
+            steps = (line.partition("\t")[0] for line in lines[1:])
+            kept += [line for line, at in zip(lines[1:], steps, strict=True) if at.isdecimal() and int(at) <= step]
+    write_text(path, "\n".join(kept) + "\n")
+    write_json(path.with_suffix(".json"), read_column_descriptions("training_log"), only_if_changed=True)
 
 
-def read_training_log(path: Path) -> dict[str, NDArray[np.float64]]:
+def append_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Append rows of `LOG_COLUMNS` and sync them to disk; missing values become ``n/a``."""
+    cells = ([row.get(column, math.nan) for column in LOG_COLUMNS] for row in rows)
+    lines = ["\t".join("n/a" if math.isnan(one) else f"{one:.7g}" for one in row) + "\n" for row in cells]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_training_log(path: Path) -> dict[str, Floats]:
     """Read the table of a training as arrays by column; ``n/a`` becomes NaN."""
     columns, rows = read_table(path)
     return dict(zip(columns, rows.T, strict=True))
@@ -88,78 +84,32 @@ def write_model_card(
 ) -> None:
     """Write the model card from ``details`` of config.json (``data``, ``limits``, ``recipe``, ``participants``,
     ``n_parameters``), the `drawn` figures (keys of `FIGURES`) and, for weights to be published, their `terms`."""
-    data, limits, recipe = details["data"], details["limits"], details["recipe"]
     header = build_hub_header(
         "feature-extraction",
         tags=("self-distillation",),
         license_id=terms.license if terms else None,
         datasets=terms.datasets if terms else (),
     )
-    model = terms.repository if terms else directory.name
-    lines = [
-        f"# Encoder {escape_markdown(name)}",
-        "",
-        "A network tokenizer and transformer with the Brain-Semantoks architecture (arXiv 2512.11582), pretrained by "
-        "self-distillation on parcel signals with bids_semantoks.",
-        "",
-        f"- Weights: `model.safetensors`, SHA-256 `{sha256}` (teacher, {details['n_parameters']:,} parameters)",
-        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR participant --model {escape_markdown(model)}`"
-        + ("" if terms else " (path of this directory)"),
-        *_describe_terms(terms),
-        "",
-        "## Data",
-        "",
-        *_list(data),
-        _describe_participants(details.get("participants")),
-        "",
-        "## Recipe",
-        "",
-        *_list(recipe),
-        "",
-        "## Intended use",
-        "",
-        "Embeddings of resting-state fMRI for research: linear probes and fine-tuning on phenotypes in participants "
-        "that were not used for training. Not for diagnosis or any decision about individuals.",
-        "",
-        "## Limits",
-        "",
-        "The encoder was not trained outside these ranges; embeddings of such data may be unreliable.",
-        "",
-        *_list(limits),
-        "",
-        "## Figures",
-        "",
-        *(f"![{FIGURES[figure]}](figures/{figure}.svg)\n\n{FIGURES[figure]}\n" for figure in drawn),
-        "`training_log.tsv` has the training curves as a table.",
-    ]
-    write_text(directory / CARD_FILE, "\n".join([header, *lines]) + "\n")
-
-
-def _describe_terms(terms: Terms | None) -> list[str]:
-    if terms is None:
-        return [
-            "- Licence: not set by the software. The weights derive from the data below, whose terms of use determine "
-            "whether and how the weights may be shared."
-        ]
-    return [
-        f"- Licence: {escape_markdown(terms.license)}",
-        f"- Terms of the training data: {escape_markdown(terms.data)}",
-    ]
-
-
-def _describe_participants(participants: object) -> str:
-    if not isinstance(participants, Mapping):
-        return "- participants are not listed, so overlap with a later test set cannot be checked"
-    return (
-        f"- hashed participants: {len(participants['sha256'])} in `config.json` (SHA-256 over salt and label), to "
-        "check whether a later test set overlaps; anyone who knows how labels are formed can list the members, so "
-        "`bids_semantoks-publish` leaves them out"
+    text = load_template("model_card.md.jinja", read_template, _prepare).render(
+        header=header,
+        name=name,
+        model=terms.repository if terms else directory.name,
+        sha256=sha256,
+        details=details,
+        figures={figure: FIGURES[figure] for figure in drawn},
+        terms=terms,
     )
+    write_text(directory / CARD_FILE, text + "\n")
 
 
-def _list(values: Mapping[str, Any]) -> list[str]:
+def _prepare(environment: Environment) -> None:
+    environment.filters["markdown"] = escape_markdown
+    environment.globals["entries"] = _describe_entries
+
+
+def _describe_entries(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        f"- {escape_markdown(key.replace('_', ' '))}: {escape_markdown(_describe(key, value))}"
+        (escape_markdown(key.replace("_", " ")), escape_markdown(_describe(key, value)))
         for key, value in values.items()
         if value is not None
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from bids_semantoks.errors import InputError, RunFailed, RunSkipped, name_some
 from bids_semantoks.inputs.hdf5 import SignalsFile, iterate_runs
 from bids_semantoks.outputs.store import StoredRun, read_signals
 from bids_semantoks.pretraining.plan import SignalSource, TrainingData
+from bids_semantoks.records import Bools
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
 from bids_semantoks.signals.cleaning import count_padding
@@ -27,7 +28,7 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 def standardise(
     table: NDArray[np.floating[Any]], *, repetition_time: float, n_dummy: int, target: float
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], Bools]:
     """Resample a run's table to `target` and z-score it for training, by the same steps as windows.
 
     `table` (T, P) is NaN in dropped rows and absent parcels, its first `n_dummy` rows are dummy volumes; times are
@@ -81,28 +82,9 @@ class TableReader:
             return f"{path}: {error}"
 
 
-def pack_file(
-    store: SignalStore,
-    data: TrainingData,
-    file: SignalsFile,
-    *,
-    target: float,
-    is_wanted: Callable[[], bool] = lambda: True,
-) -> None:
-    """Pack the participants of an HDF5 file, described by `describe_file`, block by block.
-
-    `target` is the repetition time in seconds. Once `is_wanted` returns False,
-    reading stops and what was read is packed.
-    """
-    by_row = {source.where: source for source in data.sources if source.key not in store}
-    if not by_row:
-        return
-    LOGGER.info("Packing %d of %d runs of %s into %s.", len(by_row), len(data.sources), file.path, store.directory)
-    rows = itertools.takewhile(lambda _: is_wanted(), _read_rows(by_row, file, target))
-    store.add(Progress("Packing").each("run", rows, total=len(by_row)))
-
-
-def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
+def _read_rows(missing: Sequence[SignalSource], file: SignalsFile, target: float) -> Iterator[PackedRun]:
+    """Read rows of an HDF5 file, block by block."""
+    by_row = {source.where: source for source in missing}
     for row, table, problem in iterate_runs(file, rows=by_row.keys()):
         source = by_row.get(row)
         if source is None:
@@ -123,27 +105,31 @@ def _read_rows(by_row: Mapping[int, SignalSource], file: SignalsFile, target: fl
         yield run
 
 
-def pack_tables(
+def pack_signals(
     store: SignalStore,
     data: TrainingData,
     order: Sequence[int],
     *,
     target: float,
-    n_procs: int,
+    n_procs: int = 1,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Pack the stored runs that the store lacks; unreadable runs are excluded with a warning.
-
-    `order` (P,) is the atlas position of each encoder parcel, `target` the repetition time in seconds. Once `is_wanted`
-    returns False, reading stops and what was read is packed.
-    """
+    """Pack the runs that the store lacks; unreadable runs are excluded with a warning. `order` (P,) is the atlas
+    position of each encoder parcel in stored tables, `n_procs` how many processes read these; `target` is the
+    repetition time in seconds. Once `is_wanted` returns False, reading stops and what was read is packed."""
     missing = [source for source in data.sources if source.key not in store]
     if not missing:
         return
-    LOGGER.info("Packing %d of %d runs into %s.", len(missing), len(data.sources), store.directory)
+    place = f" of {data.file.path}" if data.file else ""
+    LOGGER.info("Packing %d of %d runs%s into %s.", len(missing), len(data.sources), place, store.directory)
+    progress = Progress("Packing")
+    if data.file is not None:
+        rows = itertools.takewhile(lambda _: is_wanted(), _read_rows(missing, data.file, target))
+        store.add(progress.each("run", rows, total=len(missing)))
+        return
     build_reader = functools.partial(TableReader, list(order), data.parcels, target)
     results = run_jobs(build_reader, missing, n_procs=n_procs, is_wanted=is_wanted)
-    store.add(_keep_readable(Progress("Packing").each("run", results, total=len(missing)), missing))
+    store.add(_keep_readable(progress.each("run", results, total=len(missing)), missing))
 
 
 def _keep_readable(results: Iterator[tuple[int, Any]], missing: Sequence[SignalSource]) -> Iterator[PackedRun]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,40 +13,31 @@ from typing import Any
 import numpy as np
 
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
+from bids_semantoks.embedding import AtlasNames
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_text, hash_values, read_json
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
 from bids_semantoks.models.encoder import Encoder, read_encoder_config
-from bids_semantoks.models.parcels import NetworkLayout, build_layout, layout_to_json
+from bids_semantoks.models.parcels import NetworkLayout, build_layout
 from bids_semantoks.models.tokenizer import StructuredBranch, join_scales
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.quality.fit import describe_cleaning
 from bids_semantoks.training.batches import check_participants, choose_batch_size
+from bids_semantoks.training.loop import TrainingPlan
 from bids_semantoks.training.packed import SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
 
-#: Parcels and networks of an atlas, P each.
-AtlasLabels = tuple[tuple[str, ...], tuple[str, ...]]
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Blueprint:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Blueprint(TrainingPlan):
     """Everything a training depends on."""
 
     directory: Path  # OUT_DIR/encoders/<name>
     encoder: EncoderConfig
     layout: NetworkLayout
-    recipe: TrainingConfig  # with the batch size resolved
     data: TrainingData
-    file: SignalsFile | None  # None if the signals are stored tables
-    settings: dict[str, Any]  # must be identical to resume a stopped training
-
-    @property
-    def checkpoints(self) -> Path:
-        """Directory of the checkpoints from which a stopped training resumes."""
-        return self.directory / "checkpoints"
 
 
 def read_training_config(config: PretrainingConfig) -> TrainingConfig:
@@ -66,27 +58,21 @@ def read_training_config(config: PretrainingConfig) -> TrainingConfig:
 
 
 def describe_data(
-    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasLabels
-) -> tuple[EncoderConfig, TrainingData, SignalsFile | None]:
-    """Describe the encoder and its training data without reading any signals.
-
-    The data are the `stored` runs with their `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5
-    file, which is then returned as well. Raises SemantoksError if anything cannot be read.
-    """
+    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasNames
+) -> tuple[EncoderConfig, TrainingData]:
+    """Describe the encoder and its training data without reading any signals. The data are the `stored` runs with their
+    `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5 file. Raises SemantoksError if anything
+    cannot be read."""
     encoder = read_encoder_config(config.pretraining.encoder_config)
     path = config.pretraining.pretrain_data
     if path is not None:
-        return encoder, *describe_file(path, target=encoder.repetition_time)
-    return encoder, describe_stored(stored, *atlas, target=encoder.repetition_time), None
+        return encoder, describe_file(path, target=encoder.repetition_time)
+    return encoder, describe_stored(stored, *atlas, target=encoder.repetition_time)
 
 
-def draw_blueprint(
-    config: AppConfig, encoder: EncoderConfig, data: TrainingData, file: SignalsFile | None, *, n_parts: int
-) -> Blueprint:
-    """Determine everything a training depends on, including the size of batches that are split into `n_parts`.
-
-    Raises SemantoksError if data and options do not allow a training.
-    """
+def draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData, *, n_parts: int) -> Blueprint:
+    """Determine everything a training depends on, including the size of batches that are split into `n_parts`. Raises
+    SemantoksError if data and options do not allow a training."""
     asked = config.pretraining
     recipe = read_training_config(asked)
     participants = {source.participant for source in data.sources}
@@ -101,19 +87,25 @@ def draw_blueprint(
     settings = {
         "encoder": to_json(encoder),
         "recipe": to_json(recipe),
-        "layout": hash_values(layout_to_json(layout)),
+        "layout": hash_values(to_json(layout)),
         "data": {"participants": n_participants, "runs": len(keys), "sha256": hash_values(keys)},
         "seed": config.running.random_seed,
         "precision": config.embedding.precision,
     }
+    directory = config.out_dir / "encoders" / (asked.encoder_name or Path(asked.encoder_config).stem)
     return Blueprint(
-        directory=config.out_dir / "encoders" / (asked.encoder_name or Path(asked.encoder_config).stem),
+        directory=directory,
         encoder=encoder,
         layout=layout,
-        recipe=recipe,
         data=data,
-        file=file,
+        recipe=recipe,
         settings=settings,
+        checkpoints=directory / "checkpoints",
+        seed=config.running.random_seed,
+        precision=config.embedding.precision,
+        n_slices=asked.accumulate,
+        max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
+        checkpoint_every=asked.checkpoint_every,
     )
 
 
@@ -135,6 +127,7 @@ class TrainingData:
     networks: tuple[str, ...]  # (P,) label of each parcel
     facts: dict[str, Any]  # description of the data in the model card
     cleaning: dict[str, Any]  # how they were cleaned, for comparison with later runs
+    file: SignalsFile | None = None  # the HDF5 file of the sources; None if they are stored tables
 
 
 def describe_stored(
@@ -172,22 +165,22 @@ def _describe_bands(settings: Sequence[Mapping[str, Any]]) -> Any:
     return " or ".join(sorted(names.get(one) or "{:g} to {:g} Hz".format(*json.loads(one)) for one in found))
 
 
-def describe_file(path: Path, *, target: float) -> tuple[TrainingData, SignalsFile]:
-    """Describe the participants of an HDF5 file as training data, one source per row.
-
-    The signals are assumed to have the encoder's repetition time, `target` seconds: the layout does not store any.
-    """
+def describe_file(path: Path, *, target: float) -> TrainingData:
+    """Describe the participants of an HDF5 file as training data, one source per row. The signals are assumed to have
+    the encoder's repetition time, `target` seconds: the layout does not store any."""
     file, status = open_signals(path), path.stat()
     stem = hash_values([path.name, status.st_size, status.st_mtime_ns, target])
     sources = tuple(
         SignalSource(key=f"{stem}-{row}", participant=label, where=row) for row, label in enumerate(file.ids)
     )
     facts = {"source": f"HDF5 file {path.name}", "band": "not known", "atlas": "Schaefer400, Tian3, Buckner7"}
-    return (
-        TrainingData(
-            sources=sources, parcels=file.parcels, networks=file.networks, facts=facts, cleaning=describe_cleaning([])
-        ),
-        file,
+    return TrainingData(
+        sources=sources,
+        parcels=file.parcels,
+        networks=file.networks,
+        facts=facts,
+        cleaning=describe_cleaning([]),
+        file=file,
     )
 
 

@@ -6,41 +6,56 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import os
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from bids_semantoks.config import AppConfig
+from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.disk import name_temporary, read_space, read_start
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
-from bids_semantoks.files import hash_values, read_json, write_json
+from bids_semantoks.files import hash_values, read_json, read_object, write_json
 from bids_semantoks.models.checkpoints import write_checkpoint
 from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.hub import CONFIG_FILE
-from bids_semantoks.models.parcels import layout_to_json, match_parcels
+from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.models.weight_files import WEIGHTS_FILE
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
-from bids_semantoks.pretraining.packing import pack_file, pack_tables, select_packed
+from bids_semantoks.pretraining.card import (
+    CARD_FILE,
+    LOG_FILE,
+    append_log,
+    read_training_log,
+    start_log,
+    write_model_card,
+)
+from bids_semantoks.pretraining.packing import pack_signals, select_packed
 from bids_semantoks.pretraining.plan import Blueprint, build_details, describe_data, draw_blueprint, find_kernels
 from bids_semantoks.reports.figures import write_figures
 from bids_semantoks.runtime.resources import choose_n_procs, record_end
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, choose_device, join_ranks, sum_over_ranks
-from bids_semantoks.training.loop import Pretraining, StopRequest, TrainingPlan, choose_precision, watch_signals
+from bids_semantoks.training.loop import (
+    Pretraining,
+    StopRequest,
+    choose_precision,
+    describe_full_disk,
+    find_differences,
+    find_states,
+    read_last_state,
+    watch_signals,
+)
 from bids_semantoks.training.packed import SignalStore, SignalView
-from bids_semantoks.training.progress import LOG_COLUMNS
-from bids_semantoks.training.saved_states import describe_full_disk, find_differences, find_states, read_last_state
 
+LOGGER = logging.getLogger("bids_semantoks")
 CLAIM_FILE: Final = ".training.json"
 _BEAT: Final = 10.0  # seconds between heartbeats
 _PATIENCE: Final = 60.0  # seconds without a heartbeat after which a training on another machine counts as dead
@@ -49,11 +64,9 @@ _POLL: Final = 0.5
 
 @contextlib.contextmanager
 def claim(directory: Path, ranks: Ranks, request: StopRequest) -> Iterator[None]:
-    """Hold the folder of an encoder while its training writes to it; collective.
-
-    Raises ConfigurationError in all ranks if another call trains there. A crashed call on this machine is detected at
-    once, one on another machine within a minute. A call whose claim was taken over meanwhile is asked to stop.
-    """
+    """Hold the folder of an encoder while its training writes to it; collective. Raises ConfigurationError in all ranks
+    if another call trains there. A crashed call on this machine is detected at once, one on another machine within a
+    minute. A call whose claim was taken over meanwhile is asked to stop."""
     other = _take(directory / CLAIM_FILE, request) if ranks.is_first else ""
     if ranks.any(bool(other)):
         raise ConfigurationError(
@@ -72,7 +85,7 @@ def claim(directory: Path, ranks: Ranks, request: StopRequest) -> Iterator[None]
         has_ended.set()
         beating.join()
         with contextlib.suppress(OSError):
-            if _read(path) == _identify_call(request):
+            if read_object(path) == _identify_call(request):
                 path.unlink()
             directory.rmdir()  # only if nothing was written
 
@@ -87,9 +100,9 @@ def _take(path: Path, request: StopRequest) -> str:
                 json.dump(_identify_call(request), file)
             return ""
         except FileExistsError:
-            holder = _read(path)
+            holder = read_object(path)
             if _is_alive(path, holder):
-                holder = _read(path)
+                holder = read_object(path)
                 return f"process {holder.get('process', '?')} on {holder.get('host', 'another machine')}"
             if _remove(path, holder):
                 LOGGER.info("The last call that trained %s was killed; resuming its training.", path.parent.name)
@@ -104,7 +117,7 @@ def _remove(path: Path, dead: dict[str, Any]) -> bool:
     aside = path.with_name(name_temporary())
     with contextlib.suppress(FileNotFoundError):
         path.rename(aside)
-        is_dead = _read(aside) == dead
+        is_dead = read_object(aside) == dead
         if not is_dead:
             with contextlib.suppress(OSError):
                 os.link(aside, path)
@@ -117,14 +130,6 @@ def _identify_call(request: StopRequest) -> dict[str, Any]:
     process = os.getpid()
     known = {"host": socket.gethostname(), "process": process, "call": str(request.started)}
     return known | {"space": read_space(), "since": read_start(process)}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _is_alive(path: Path, found: dict[str, Any]) -> bool:
@@ -153,15 +158,12 @@ def _read_time(path: Path) -> int | None:
 
 def _beat(path: Path, request: StopRequest, has_ended: threading.Event) -> None:
     while not has_ended.wait(_BEAT):
-        found = _read(path)
+        found = read_object(path)
         if found and found != _identify_call(request):
             request.reason = request.reason or "another call, which trains the same encoder"
             return
         with contextlib.suppress(OSError):
             os.utime(path)
-
-
-LOGGER = logging.getLogger("bids_semantoks")
 
 
 def pretrain_encoder(
@@ -180,12 +182,12 @@ def pretrain_encoder(
     """
     with record_end(config.out_dir):
         device = choose_device(resolve_device(config.embedding.device))
-        encoder, data, file = describe_data(config, stored, (parcels, networks))
+        encoder, data = describe_data(config, stored, (parcels, networks))
         if participants is not None:
             sources = tuple(source for source in data.sources if source.participant in participants)
             data = dataclasses.replace(data, sources=sources)
         with watch_signals() as request, join_ranks(device) as ranks:
-            plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate * ranks.size)
+            plan = draw_blueprint(config, encoder, data, n_parts=config.pretraining.accumulate * ranks.size)
             is_done = not config.running.overwrite and _is_finished(plan)
             # No rank may write before all have finished checking.
             ranks.wait()
@@ -204,8 +206,8 @@ def preview_training(
 ) -> None:
     """Check a training and log what it would be, without writing. Raises
     SemantoksError if data or options do not allow it."""
-    encoder, data, file = describe_data(config, stored, (parcels, networks))
-    plan = draw_blueprint(config, encoder, data, file, n_parts=config.pretraining.accumulate)
+    encoder, data = describe_data(config, stored, (parcels, networks))
+    plan = draw_blueprint(config, encoder, data, n_parts=config.pretraining.accumulate)
     if not config.running.overwrite:
         if _is_finished(plan):
             return
@@ -254,11 +256,7 @@ def _is_finished(plan: Blueprint) -> bool:
             f"{path} is not the configuration of an encoder pretrained by bids_semantoks.",
             hint="Choose another --encoder-name, or --overwrite.",
         ) from error
-    differences = find_differences(
-        {key: value for key, value in stored.items() if key != "data"},
-        {key: value for key, value in plan.settings.items() if key != "data"},
-    )
-    if differences:
+    if differences := find_differences(stored | {"data": None}, plan.settings | {"data": None}):
         raise ConfigurationError(
             f"The encoder {plan.directory} was trained with different settings: {'; '.join(differences)}.",
             hint="Use the original settings, another --encoder-name, or --overwrite.",
@@ -279,7 +277,8 @@ def _is_finished(plan: Blueprint) -> bool:
 
 def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Ranks, request: StopRequest) -> None:
     view = _pack(config, plan, ranks, request)
-    training = _build_training(config, plan, view, device, ranks)
+    training = _build_training(plan, view, device, ranks)
+    precision = choose_precision(plan.precision, device)
     LOGGER.info(
         "Pretraining %s on %d runs of %d participants for %d epochs of %d steps, %s on %s%s%s.",
         plan.directory.name,
@@ -287,46 +286,31 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
         training.order.n_participants,
         plan.recipe.epochs,
         training.order.steps_per_epoch,
-        choose_precision(config.embedding.precision, device),
+        precision,
         device,
         f", {ranks.size} processes" if ranks.size > 1 else "",
-        ", signals in its memory" if training.feed.is_resident else "",
+        ", signals in its memory" if training.feed.resident is not None else "",
     )
     if ranks.is_first:
         write_json(plan.checkpoints / "settings.json", plan.settings)
-    training.run(TrainingLog(plan.directory / LOG_FILE, LOG_COLUMNS), request)
+        start_log(plan.directory / LOG_FILE, training.step)
+    training.run(partial(append_log, plan.directory / LOG_FILE), request)
     if ranks.is_first:
         details = build_details(plan.data, view, plan.settings, plan.encoder)
-        details["recipe"] |= {
-            "precision": choose_precision(config.embedding.precision, device),
-            "parts_a_batch_is_cut_into": config.pretraining.accumulate,
-        }
+        details["recipe"] |= {"precision": precision, "parts_a_batch_is_cut_into": plan.n_slices}
         details["device"] = str(device)
         _write(plan, training.module, details)
 
 
-def _build_training(
-    config: AppConfig, plan: Blueprint, view: SignalView, device: torch.device, ranks: Ranks
-) -> Pretraining:
-    asked, seed = config.pretraining, config.running.random_seed
+def _build_training(plan: Blueprint, view: SignalView, device: torch.device, ranks: Ranks) -> Pretraining:
     module = TeacherStudent(
-        build_encoder(plan.encoder, plan.layout, seed),
-        build_head(plan.encoder, seed),
+        build_encoder(plan.encoder, plan.layout, plan.seed),
+        build_head(plan.encoder, plan.seed),
         plan.recipe,
         all_reduce=sum_over_ranks if ranks.size > 1 else None,
     )
-    course = TrainingPlan(
-        recipe=plan.recipe,
-        settings=plan.settings,
-        checkpoints=plan.checkpoints,
-        seed=seed,
-        precision=config.embedding.precision,
-        n_slices=asked.accumulate,
-        max_seconds=math.inf if asked.max_hours is None else 3600 * asked.max_hours,
-        checkpoint_every=asked.checkpoint_every,
-    )
     try:
-        return Pretraining(module, view, course, device=device, ranks=ranks)
+        return Pretraining(module, view, plan, device=device, ranks=ranks)
     except torch.OutOfMemoryError as error:
         # The batch size does not matter yet, so the hint must not suggest a smaller one.
         raise ResourceError(
@@ -343,16 +327,13 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
         return not request.reason
 
     root, target = config.running.work_dir or config.out_dir / "encoders", plan.encoder.repetition_time
-    directory = root / ".signals" / hash_values([layout_to_json(plan.layout), target])[:16]
+    directory = root / ".signals" / hash_values([to_json(plan.layout), target])[:16]
     if ranks.is_first:
         store, data = SignalStore(directory, plan.layout.n_parcels), plan.data
         store.remove_orphans()
-        if plan.file is not None:
-            pack_file(store, data, plan.file, target=target, is_wanted=is_wanted)
-        else:
-            order = match_parcels(data.parcels, data.networks, plan.layout).order.tolist()
-            n_procs = choose_n_procs(config.running, n_jobs=len(data.sources) // 16, model_bytes=0)
-            pack_tables(store, data, order, target=target, n_procs=n_procs, is_wanted=is_wanted)
+        order = match_parcels(data.parcels, data.networks, plan.layout).order.tolist()
+        n_procs = 1 if data.file else choose_n_procs(config.running, n_jobs=len(data.sources) // 16, model_bytes=0)
+        pack_signals(store, data, order, target=target, n_procs=n_procs, is_wanted=is_wanted)
         plan.directory.mkdir(parents=True, exist_ok=True)
     if ranks.any(bool(request.reason)):
         raise TrainingStopped(
@@ -360,7 +341,7 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
             hint="Repeat the call to resume.",
         )
     # Stored signals were checked against --min-time when they were extracted.
-    min_time = config.signals.min_time if plan.file is not None else 0.0
+    min_time = config.signals.min_time if plan.data.file is not None else 0.0
     store = SignalStore(directory, plan.layout.n_parcels)
     return select_packed(store, plan.data.sources, min_time=min_time, target=target)
 

@@ -205,10 +205,8 @@ def build_map_section(stored: ProbeTables) -> Section | None:
 
 
 def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
-    """Keep the variables that vary (or all with any value, if none does) and rename them for display.
-
-    Kept data are shown only if motion is unknown.
-    """
+    """Keep the variables that vary (or all with any value, if none does) and rename them for display. Kept data are
+    shown only if motion is unknown."""
     levels = {one.name: len(set(one.labels) - {None}) for one in colourings}
     known = {name for name, count in levels.items() if count > 1} or {name for name, count in levels.items() if count}
     hidden = "kept_seconds" if "mean_fd" in known else "mean_fd"

@@ -12,8 +12,8 @@ from scipy.special import expit, logit
 
 from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.predictions import Predictions, PredictionTable, Target, compute_probabilities
-from bids_semantoks.statistics.spans import Features, Span, run_folds
-from bids_semantoks.statistics.splits import Split, build_inner_folds
+from bids_semantoks.statistics.spans import Features, Span
+from bids_semantoks.statistics.splits import Split, build_inner_folds, run_folds
 
 N_INNER_FOLDS = 5
 
@@ -50,34 +50,25 @@ def cross_validate_all(
     shape = max(s.repetition for s in splits) + 1, max(s.fold for s in splits) + 1
     tables = [PredictionTable(target, shape) for target in targets]
     of_values = [table for table in tables if not table.target.is_class]
+    of_classes = [table for table in tables if table.target.is_class]
 
     def predict(split: Split) -> None:
         """Predict all targets in one split."""
         train = np.sort(np.concatenate([split.train, split.validation]))
         span = features.compute_span(train, split.test, covariates)
         together = None if groups is None else groups[train]
-        penalties = iter(_choose_together(of_values, span, train, together, seed=seed + split.repetition))
-        for table in tables:
-            if table.target.is_class:
-                _predict_classes(table, span, (split, train), together, seed=seed + split.repetition)
-            else:
-                _predict_values(table, span, (split, train), next(penalties))
+        penalties = np.full(len(of_values), np.nan)
+        if of_values and len(span.eigenvalues):
+            columns = np.column_stack([table.target.values[train] for table in of_values])
+            penalties = choose_fold_penalties(span, columns, together, seed=seed + split.repetition)
+        for table, penalty in zip(of_values, penalties.tolist(), strict=True):
+            _predict_values(table, span, (split, train), penalty)
+        for table in of_classes:
+            _predict_classes(table, span, (split, train), together, seed=seed + split.repetition)
 
     # Each fold fills cells of its own. The first repetition comes last, as a permutation test reuses its spans.
     run_folds(predict, splits[::-1], each=each)
-    return [
-        table.build(features.name, _describe_edges(features.name, table.target.name, table.penalty)) for table in tables
-    ]
-
-
-def _choose_together(
-    tables: Sequence[PredictionTable], span: Span, train: Indices, groups: Labels | None, *, seed: int
-) -> list[float]:
-    """Choose the penalty of each table of values, NaN without features."""
-    if not len(span.eigenvalues) or not tables:
-        return [np.nan] * len(tables)
-    columns = np.column_stack([table.target.values[train] for table in tables])
-    return [float(penalty) for penalty in choose_fold_penalties(span, columns, groups, seed=seed)]
+    return [table.build(features.name, _describe_edges(features.name, table)) for table in tables]
 
 
 def _predict_values(table: PredictionTable, span: Span, part: tuple[Split, Indices], penalty: float) -> None:
@@ -153,9 +144,9 @@ def _choose(losses: Floats) -> Floats:
     return np.asarray(PENALTIES[::-1][losses[::-1].argmin(axis=0)])
 
 
-def _describe_edges(model: str, target: str, penalty: Floats) -> tuple[str, ...]:
+def _describe_edges(model: str, table: PredictionTable) -> tuple[str, ...]:
     """Warn if the best penalty may be outside the grid."""
-    known = penalty[~np.isnan(penalty)]
+    known, target = table.penalty[~np.isnan(table.penalty)], table.target.name
     messages = []
     lowest, highest = ((known == edge).sum() / max(len(known), 1) for edge in (PENALTIES[0], PENALTIES[-1]))
     if lowest > 0:

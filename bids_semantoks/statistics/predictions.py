@@ -4,7 +4,7 @@ repetitions, F folds of a repetition, K classes."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,23 +55,6 @@ def build_class_target(name: str, labels: Sequence[str | None]) -> Target:
     classes = tuple(sorted({label for label in labels if label is not None}))
     values = np.array([np.nan if label is None else classes.index(label) for label in labels], dtype=np.float64)
     return Target(name=name, values=values, classes=classes)
-
-
-def build_covariates(columns: Mapping[str, Sequence[float] | Sequence[str]]) -> Floats:
-    """Convert columns of length n to numbers (n, c), text to one indicator per level; ValueError at a missing value.
-    All levels keep their indicator, since a training part may lack any of them."""
-    table = []
-    for name, column in columns.items():
-        values = np.asarray(column)
-        if values.dtype.kind in "OUS":
-            missing = [index for index, value in enumerate(column) if value in (None, "", "n/a")]
-            table += [(values == level).astype(np.float64) for level in sorted(set(map(str, column)))]
-        else:
-            missing = list(np.flatnonzero(~np.isfinite(values.astype(np.float64))))
-            table.append(values.astype(np.float64))
-        if missing:
-            raise ValueError(f"covariate {name} is missing in row {missing[0]}")
-    return np.stack(table, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -17,8 +17,8 @@ from bids_semantoks.records import Floats, Indices, Labels
 from bids_semantoks.statistics.linear import choose_fold_penalties, choose_loo_penalties, fit_ridge
 from bids_semantoks.statistics.metrics import Score, compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions, Target
-from bids_semantoks.statistics.spans import Features, run_folds
-from bids_semantoks.statistics.splits import Split
+from bids_semantoks.statistics.spans import Features
+from bids_semantoks.statistics.splits import Split, run_folds
 
 _MIN_ORDERS: Final = 20
 _MOST_CELLS: Final = 20_000_000  # cells of the columns that are solved at once: 160 MB
@@ -69,7 +69,17 @@ def compute_permutation_test(
     classes = [1] if n_classes == 2 else list(range(n_classes))
     codes = [np.where(columns == k, 1.0, -1.0) for k in classes] or [columns]
     stacked = np.concatenate(codes, axis=1)
-    predicted, fold_of = _predict(features, rows, stacked, covariates, groups, seed)
+    predicted, fold_of = np.zeros_like(stacked), np.zeros(len(rows), dtype=np.int64)
+
+    def predict(part: tuple[int, tuple[Indices, Indices]]) -> None:
+        fold, (train, test) = part
+        span = features.compute_span(rows[train], rows[test], covariates)
+        fit = fit_ridge(span, stacked[train], choose_loo_penalties(span, stacked[train]))
+        predicted[test], fold_of[test] = fit.predict(span.test), fold
+
+    kind: Any = KFold if groups is None else GroupKFold
+    splitter = kind(n_splits=5, shuffle=True, random_state=seed)
+    run_folds(predict, list(enumerate(splitter.split(rows, None, None if groups is None else groups[rows]))))
     measure = _compute_aurocs if target.is_class else _compute_correlations
     scores = measure(predicted, stacked, fold_of).reshape(len(codes), -1).mean(axis=0)
     return _build_test("auroc" if target.is_class else "r", "fixed", scores)
@@ -203,24 +213,6 @@ def _find_exchangeable(values: Floats, blocks: Indices, units: Labels | None) ->
         np.stack([np.concatenate([rows, np.repeat(rows[:1], width - len(rows))]) for rows in found])
         for found, width in zip(sets.values(), widths, strict=True)
     ]
-
-
-def _predict(
-    features: Features, rows: Indices, codes: Floats, covariates: Floats | None, groups: Labels | None, seed: int
-) -> tuple[Floats, Indices]:
-    splitter: Any = KFold(n_splits=5, shuffle=True, random_state=seed)
-    if groups is not None:
-        splitter = GroupKFold(n_splits=5, shuffle=True, random_state=seed)
-    predicted, fold_of = np.zeros_like(codes), np.zeros(len(rows), dtype=np.int64)
-
-    def predict(part: tuple[int, tuple[Indices, Indices]]) -> None:
-        fold, (train, test) = part
-        span = features.compute_span(rows[train], rows[test], covariates)
-        fit = fit_ridge(span, codes[train], choose_loo_penalties(span, codes[train]))
-        predicted[test], fold_of[test] = fit.predict(span.test), fold
-
-    run_folds(predict, list(enumerate(splitter.split(rows, None, None if groups is None else groups[rows]))))
-    return predicted, fold_of
 
 
 def _compute_aurocs(predicted: Floats, codes: Floats, fold_of: Indices) -> Floats:

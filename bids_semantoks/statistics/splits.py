@@ -1,22 +1,29 @@
-"""Training and test rows of each fold, as plain positions."""
+"""Training and test rows of each fold, as plain positions, and work on several folds at once."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
+from threadpoolctl import threadpool_limits
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.records import Floats, Indices, Labels
 
 ROLES = ("train", "validation", "test")
 _MOST_FOLDS = 5
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_N_THREADS: ContextVar[int] = ContextVar("n_threads", default=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -337,3 +344,35 @@ def _trains_all(rows: Indices, folds: list[Indices], labels: Indices) -> bool:
         if (counts >= 2).sum() < wanted:
             return False
     return True
+
+
+@contextlib.contextmanager
+def use_threads(n_threads: int) -> Iterator[None]:
+    """Let `run_folds` work on this many folds at once. Libraries for linear algebra then use one thread each, whatever
+    the number: the partition of a product affects its last digits."""
+    token = _N_THREADS.set(n_threads)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        _N_THREADS.reset(token)
+
+
+def run_folds(
+    work: Callable[[_Item], _Result],
+    folds: Sequence[_Item],
+    *,
+    each: Callable[[Sequence[_Item]], Iterable[_Item]] = iter,
+) -> list[_Result]:
+    """Work on every fold, several at a time within `use_threads`, and return the results in order. `each` yields the
+    folds again, and may count them."""
+    n_threads = min(_N_THREADS.get(), len(folds))
+    if n_threads <= 1:
+        return [work(fold) for fold in each(folds)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting = [pool.submit(work, fold) for fold in folds]
+        try:
+            return [one.result() for one, _ in zip(waiting, each(folds), strict=True)]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.models.encoder import Encoder, ProjectionHead
 from bids_semantoks.models.parcels import token_rows
-from bids_semantoks.training.schedules import StepSettings
+from bids_semantoks.training.batches import StepSettings
 
 AllReduce = Callable[[Tensor], Tensor]
 
@@ -46,11 +46,9 @@ class SpreadSums(NamedTuple):
 
 
 def sum_rates(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> RateSums:
-    """Sum unit-length projections (V, R, p) for the coding-rate loss; weights (R,) are 0 for absent rows.
-
-    Sums are float64 under any autocast or TF32 setting: in half precision the coding rate is noise, and in float32 its
-    logarithm turns rounding into 1e-6 of the loss. They are small, so this costs next to nothing.
-    """
+    """Sum unit-length projections (V, R, p) for the coding-rate loss; weights (R,) are 0 for absent rows. Sums are
+    float64 under any autocast or TF32 setting: in half precision the coding rate is noise, and in float32 its logarithm
+    turns rounding into 1e-6 of the loss. They are small, so this costs next to nothing."""
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = student.double(), teacher.detach().double()
         means = (student + teacher) / 2
@@ -64,11 +62,9 @@ def sum_rates(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -
 
 
 def compute_rate_loss(sums: RateSums, *, eps: float, rate_weight: float = 1.0) -> Tensor:
-    """Compute ``-mean cosine - rate_weight * gamma * R`` of a batch: pull views together, keep samples apart.
-
-    R is the coding rate up to distortion `eps`. Yu et al. (2020), Learning diverse and discriminative representations
-    via the principle of maximal coding rate reduction, NeurIPS.
-    """
+    """Compute ``-mean cosine - rate_weight * gamma * R`` of a batch: pull views together, keep samples apart. R is the
+    coding rate up to distortion `eps`. Yu et al. (2020), Learning diverse and discriminative representations via the
+    principle of maximal coding rate reduction, NeurIPS."""
     with torch.autocast(sums.covariance.device.type, enabled=False):
         n_rows = sums.n_rows.clamp(min=1)
         loss = -sums.alignment / n_rows
@@ -81,10 +77,8 @@ def compute_rate_loss(sums: RateSums, *, eps: float, rate_weight: float = 1.0) -
 
 def compute_coding_rate(covariance: Tensor, n_rows: Tensor, *, eps: float) -> Tensor:
     """Compute the coding rate in nats, averaged over views: ``1/2 logdet(I + p / (n_rows * eps) * covariance)``.
-
     `covariance` (V, p, p) sums outer products of uncentred rows over all ranks. Ma et al. (2007), Segmentation of
-    multivariate mixed data via lossy data coding and compression, IEEE TPAMI 29(9).
-    """
+    multivariate mixed data via lossy data coding and compression, IEEE TPAMI 29(9)."""
     n_columns = covariance.shape[-1]
     identity = torch.eye(n_columns, dtype=covariance.dtype, device=covariance.device)
     # The checked factorisation would wait for the device; failures give NaN, which the loop detects.
@@ -118,12 +112,9 @@ def sum_spread(projections: Tensor) -> SpreadSums:
 
 
 def compute_spread(sums: SpreadSums) -> tuple[Tensor, Tensor]:
-    """Compute the effective rank of projections and their spread.
-
-    The rank is the participation ratio ``(sum v)^2 / sum v^2`` of the centred covariance's eigenvalues: 1 on a line, p
-    when all directions are filled alike, 0 for a point. The spread is the RMS over columns of the standard deviation: 0
-    after collapse, ``p^-1/2`` over the whole sphere.
-    """
+    """Compute the effective rank of projections and their spread. The rank is the participation ratio ``(sum v)^2 / sum
+    v^2`` of the centred covariance's eigenvalues: 1 on a line, p when all directions are filled alike, 0 for a point.
+    The spread is the RMS over columns of the standard deviation: 0 after collapse, ``p^-1/2`` over the whole sphere."""
     mean = sums.total / sums.n_rows
     covariance = sums.covariance / sums.n_rows - torch.outer(mean, mean)
     trace = covariance.diagonal().sum().clamp(min=0)
@@ -162,12 +153,9 @@ class ViewBatch(NamedTuple):
 
 
 class TeacherStudent(nn.Module):
-    """Student and teacher, each an encoder with a head; the module to wrap and call for several ranks.
-
-    The teacher starts as a copy of the student. `all_reduce` sums a vector over ranks and, in the
-    backward pass, the gradients of all ranks (None: one process); gradients must then be averaged
-    over ranks, as DistributedDataParallel does.
-    """
+    """Student and teacher, each an encoder with a head; the module to wrap and call for several ranks. The teacher
+    starts as a copy of the student. `all_reduce` sums a vector over ranks and, in the backward pass, the gradients of
+    all ranks (None: one process); gradients must then be averaged over ranks, as DistributedDataParallel does."""
 
     def __init__(
         self, student: Encoder, head: ProjectionHead, config: TrainingConfig, *, all_reduce: AllReduce | None = None
@@ -187,15 +175,18 @@ class TeacherStudent(nn.Module):
     ) -> Losses:
         """Compute the losses of a batch over all ranks; arguments as in `Batch`, `ttr_weight` as in `StepSettings`."""
         hidden = self._hide(views, masks, absent)
-        student = self.student(views, hidden)
+        student = self.student(views, hidden)  # (2B, 1 + N*K, D), class token first
         with torch.no_grad():
             teacher = self.teacher(views, absent)
-            teacher_cls = self.teacher_head(teacher.cls)
-        cls = sum_rates(_pair(self.student_head(student.cls)), _pair(teacher_cls))
-        ttr = self._sum_ttr(student.tokens, teacher.tokens, absent) if ttr_weight > 0 else None
+            teacher_cls = self.teacher_head(teacher[:, 0])
+        cls = sum_rates(_pair(self.student_head(student[:, 0])), _pair(teacher_cls))
+        ttr = self._sum_ttr(student, teacher, absent) if ttr_weight > 0 else None
         token = None
         if masks is not None and self.config.token_weight > 0:
-            token = self._sum_tokens(student.tokens, teacher.tokens, masks if absent is None else masks & ~absent)
+            masked = masks if absent is None else masks & ~absent
+            with torch.no_grad():
+                wanted = self.teacher_head(teacher[:, 1:])
+            token = sum_tokens(self.student_head(student[:, 1:]), wanted, masked.flatten(1))
         return self._join(cls, ttr, token, sum_spread(teacher_cls), ttr_weight=ttr_weight)
 
     def _hide(self, views: Tensor, masks: Tensor | None, absent: Tensor | None) -> Tensor:
@@ -225,12 +216,6 @@ class TeacherStudent(nn.Module):
         weights = (~absent).to(rows.dtype)[..., None]
         mean: Tensor = (rows * weights).sum(dim=2) / weights.sum(dim=2).clamp(min=1)
         return mean
-
-    def _sum_tokens(self, student: Tensor, teacher: Tensor, masked: Tensor) -> TokenSums:
-        student_tokens = self.student_head(student[:, 1:])
-        with torch.no_grad():
-            teacher_tokens = self.teacher_head(teacher[:, 1:])
-        return sum_tokens(student_tokens, teacher_tokens, masked.flatten(1))
 
     def _join(
         self, cls: RateSums, ttr: RateSums | None, token: TokenSums | None, spread: SpreadSums, *, ttr_weight: float

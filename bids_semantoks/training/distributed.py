@@ -67,10 +67,8 @@ def choose_device(device: torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, and leave them at the end; no-op for a single process.
-
-    Raises ResourceError if they do not find each other.
-    """
+    """Join the processes that torchrun started, and leave them at the end; no-op for a single process. Raises
+    ResourceError if they do not find each other."""
     launch = read_launch()
     rank, size = launch.rank, launch.size
     if size == 1:

@@ -1,4 +1,7 @@
-"""The pretraining loop: trains batch by batch, with checkpoints and a training log, until done, stopped or diverged."""
+"""The pretraining loop: trains batch by batch, with a training log, until done, stopped or diverged.
+
+Checkpoints are written whole or not at all; the last two are kept.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ import contextlib
 import logging
 import math
 import os
+import pickle
 import shutil
 import signal
+import struct
 import sysconfig
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,34 +27,132 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bids_semantoks.config import TrainingConfig
-from bids_semantoks.errors import ResourceError, TrainingStopped
-from bids_semantoks.models.frozen import PRECISIONS
+from bids_semantoks.disk import is_full
+from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
+from bids_semantoks.files import open_atomic
+from bids_semantoks.models.frozen import PRECISIONS, is_out_of_memory
 from bids_semantoks.runtime.resources import STOPPING, handle_signals
 from bids_semantoks.training import batches
-from bids_semantoks.training.batches import BatchFeed, BatchOrder, compute_seed
+from bids_semantoks.training.batches import BatchFeed, BatchOrder, build_schedules, compute_seed
 from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.packed import SignalView
-from bids_semantoks.training.progress import CollapseWatch, Log, Meter
-from bids_semantoks.training.saved_states import (
-    TrainingState,
-    describe_full_disk,
-    find_states,
-    read_last_state,
-    write_state,
-)
-from bids_semantoks.training.schedules import build_schedules
+from bids_semantoks.training.progress import CollapseWatch, Meter, WriteRows
 from bids_semantoks.training.views import ViewCutter
 
 LOGGER = logging.getLogger("bids_semantoks")
 _CHECKPOINT_SECONDS: Final = 120.0
 _CUDA_FLUSH: Final = 20
 
-#: Phrases for exhausted memory in messages of libraries that raise only a general error.
-_MEMORY_WORDS: Final = ("can't allocate memory", "_ALLOC_FAILED")
-
 #: Compilers that Triton looks for if CC is not set.
 _COMPILERS: Final = ("gcc", "clang")
+
+FORMAT: Final = "bids_semantoks training 1"
+_KEPT: Final = 2
+
+#: Errors that readers raise for files that are truncated, overwritten or not checkpoints.
+_DAMAGES: Final = (
+    *(OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingState:
+    """Everything that determines how a training continues."""
+
+    settings: Mapping[str, Any]  # encoder, recipe, data and seed as plain values; must be equal to resume
+    step: int  # optimiser steps taken, which index the schedules
+    n_batches: int  # batches drawn, which index data order and random numbers; exceeds `step` where steps were skipped
+    tensors: Mapping[str, Any]  # state dictionaries of module (student and teacher), optimiser and scaler
+
+
+_STATE: Final = tuple(TrainingState.__dataclass_fields__)
+
+
+def write_state(directory: Path, state: TrainingState) -> Path:
+    """Write a checkpoint atomically, then remove all but the last two; ResourceError if it cannot be written."""
+    path = directory / f"step-{state.step:08d}.pt"
+    content = {"format": FORMAT} | {name: getattr(state, name) for name in _STATE}
+    try:
+        with open_atomic(path, is_durable=True) as file:
+            torch.save(content, file)
+    except OSError as error:
+        raise describe_full_disk(error, path) from error
+    except RuntimeError as error:
+        # torch's writer hides the error of the file.
+        raise ResourceError(
+            f"The checkpoint {path} cannot be written: {error}.", hint="Free disk space; repeat the call to resume."
+        ) from error
+    for old in find_states(directory)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def describe_full_disk(error: OSError, path: Path) -> ResourceError:
+    """Build the ResourceError for a training file that cannot be written."""
+    return ResourceError(
+        f"{'No space left' if is_full(error) else 'Cannot write'}: {path}: {error.strerror or error}.",
+        hint="Free disk space; repeat the call to resume from the last checkpoint.",
+    )
+
+
+def find_states(directory: Path) -> list[Path]:
+    """List the checkpoints in a directory, oldest first."""
+    return sorted(directory.glob("step-*.pt"))
+
+
+def read_last_state(directory: Path, settings: Mapping[str, Any]) -> TrainingState | None:
+    """Read the newest intact checkpoint, None without one; damaged and outdated files are skipped with a warning.
+    Raises ConfigurationError, listing the differences, if it was trained with other settings."""
+    for path in reversed(find_states(directory)):
+        try:
+            content = _load(path)
+            state = TrainingState(**{name: content[name] for name in _STATE})
+            is_ours = content["format"] == FORMAT
+        except _DAMAGES as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            LOGGER.warning("Skipping the damaged checkpoint %s: %s.", path, reason.rstrip("."))
+            continue
+        if not is_ours:
+            LOGGER.warning("Skipping the checkpoint %s, which has another format version.", path)
+            continue
+        if differences := find_differences(state.settings, settings):
+            raise ConfigurationError(
+                f"The checkpoint {path} has different settings: {'; '.join(differences)}.",
+                hint="Use the original settings, another --encoder-name, or --overwrite to restart.",
+            )
+        return state
+    return None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Load a checkpoint after verifying its checksums, which torch itself ignores."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken:
+        raise ValueError(f"the checksum of {broken} does not match")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise TypeError(f"it contains a {type(content).__name__}")
+    return content
+
+
+def find_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Describe each setting that differs between nested mappings of plain values; `prefix` is their path."""
+    found = []
+    for key in sorted(set(stored) | set(wanted)):
+        there, now = stored.get(key), wanted.get(key)
+        if isinstance(there, Mapping) and isinstance(now, Mapping):
+            found += find_differences(there, now, f"{prefix}{key}.")
+        elif there != now:
+            found.append(f"{prefix}{key} (on disk {_brief(there)}, now {_brief(now)})")
+    return found
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,7 +160,7 @@ class TrainingPlan:
     """How to train."""
 
     recipe: TrainingConfig  # with the chosen batch size
-    settings: Mapping[str, Any]  # plain values that must be identical to resume a training
+    settings: dict[str, Any]  # plain values that must be identical to resume a training
     checkpoints: Path  # directory
     seed: int = 0
     precision: str = "auto"  # ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `choose_precision`
@@ -65,12 +170,9 @@ class TrainingPlan:
 
 
 class Pretraining:
-    """One training, from its beginning or its last checkpoint to its end.
-
-    `module` holds the initial weights on the CPU; `plan.recipe.batch_size` must be set. Raises
-    ConfigurationError if the last checkpoint is from another training or the batch exceeds the data,
-    InputError for fewer than two participants.
-    """
+    """One training, from its beginning or its last checkpoint to its end. `module` holds the initial weights on the
+    CPU; `plan.recipe.batch_size` must be set. Raises ConfigurationError if the last checkpoint is from another training
+    or the batch exceeds the data, InputError for fewer than two participants."""
 
     def __init__(
         self, module: TeacherStudent, view: SignalView, plan: TrainingPlan, *, device: torch.device, ranks: Ranks
@@ -99,8 +201,6 @@ class Pretraining:
             self._load(state)
         self.feed = BatchFeed(view, self.order, device, part=ranks.rank, n_parts=ranks.size)
         self._wrapped: nn.Module = self.module
-        columns = module.student.config.head_out
-        self._watch = CollapseWatch(columns, self.order.steps_per_epoch, self.schedules)
         self._last_saved = time.monotonic()
 
     def _load(self, state: TrainingState) -> None:
@@ -110,16 +210,12 @@ class Pretraining:
             self.scaler.load_state_dict(state.tensors["scaler"])
         LOGGER.info("Resuming from step %d of %d.", self.step, self.schedules.n_steps)
 
-    def run(self, log: Log, request: StopRequest) -> None:
-        """Train to the end; a filled `request` or the time limit saves and stops.
-
-        Raises TrainingStopped after saving, TrainingDiverged if values are not finite or projections have collapsed
-        (the last good checkpoint is kept), and ResourceError if memory or disk space is insufficient.
-        """
-        if self.ranks.is_first:
-            log.start(self.step)
+    def run(self, write: WriteRows, request: StopRequest) -> None:
+        """Train to the end, handing rows of the training log to `write`; a filled `request` or the time limit saves and
+        stops. Raises TrainingStopped after saving, TrainingDiverged if values are not finite or projections have
+        collapsed (the last good checkpoint is kept), and ResourceError if memory or disk space is insufficient."""
         self._wrap()
-        meter = self._build_meter(log)
+        meter = self._build_meter(write)
         with self._explain_errors():
             for slices in self.feed.stream(self.n_batches, self.plan.n_slices):
                 if self.step == self.schedules.n_steps:
@@ -138,13 +234,12 @@ class Pretraining:
                         hint="Repeat the call to resume.",
                     )
 
-    def _build_meter(self, log: Log) -> Meter:
+    def _build_meter(self, write: WriteRows) -> Meter:
         return Meter(
-            log=log,
-            watch=self._watch,
+            write=write,
+            watch=CollapseWatch(self.module.student.config.head_out, self.order.steps_per_epoch, self.schedules),
             schedules=self.schedules,
-            steps_per_epoch=self.order.steps_per_epoch,
-            batch_size=self.plan.recipe.batch_size or 0,
+            order=self.order,
             is_first=self.ranks.is_first,
             flush_every=_CUDA_FLUSH if self.device.type == "cuda" else 1,
             describe_last=self.describe_last,
@@ -155,10 +250,8 @@ class Pretraining:
         """Turn out-of-memory and full-disk errors into ResourceError with a remedy."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
-            raise self._describe_memory() from error
         except RuntimeError as error:
-            if not any(words in str(error) for words in _MEMORY_WORDS):
+            if not is_out_of_memory(error):
                 raise
             raise self._describe_memory() from error
         except OSError as error:
@@ -264,10 +357,8 @@ def watch_signals() -> Iterator[StopRequest]:
 
 
 def find_compiler_obstacle() -> str:
-    """Describe what prevents `torch.compile` from compiling for a GPU, as a clause; empty if nothing does.
-
-    Triton launches kernels through a small C module, built against the headers of Python at run time.
-    """
+    """Describe what prevents `torch.compile` from compiling for a GPU, as a clause; empty if nothing does. Triton
+    launches kernels through a small C module, built against the headers of Python at run time."""
     asked = os.environ.get("CC", "").split()[:1]
     if not any(map(shutil.which, asked or _COMPILERS)):
         return "No C compiler found"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from bids_semantoks.disk import is_left_behind, remove_leftovers, tag_owner
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import open_atomic, read_json, write_text
+from bids_semantoks.records import Bools, Indices
 
 FORMAT: Final = "bids_semantoks signals 2"
 _SEGMENT_BYTES: Final = 2**30
@@ -44,7 +45,7 @@ class PackedRun:
     repetition_time: float  # seconds, of the source
     # (T, P); to train on z-scored, at the encoder's repetition time, absent parcels zero
     values: NDArray[np.float32]
-    present: NDArray[np.bool_]  # (P,) parcels that have a signal
+    present: Bools  # (P,) parcels that have a signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,9 @@ class _Entry:
 
 
 class SignalStore:
-    """Packed signals in a directory, made by `add`; InputError if an index is damaged, outdated or of other parcels.
-
-    A segment is a file of volumes, run after run, next to a JSON index that is written last; segments without index are
-    ignored. So no lock is needed, and a process that dies loses at most one segment.
-    """
+    """Packed signals in a directory, made by `add`; InputError if an index is damaged, outdated or of other parcels. A
+    segment is a file of volumes, run after run, next to a JSON index that is written last; segments without index are
+    ignored. So no lock is needed, and a process that dies loses at most one segment."""
 
     def __init__(self, directory: Path, n_parcels: int, dtype: str = "<f2") -> None:
         self.directory = directory
@@ -85,11 +84,9 @@ class SignalStore:
         return len(self._entries)
 
     def add(self, runs: Iterable[PackedRun], *, segment_bytes: int = _SEGMENT_BYTES) -> int:
-        """Pack runs one by one, holding one in memory at a time, and count them; skip those already packed.
-
-        Segments close at `segment_bytes`. Raises ValueError if values are not finite or
-        misshaped, OSError when the disk is full.
-        """
+        """Pack runs one by one, holding one in memory at a time, and count them; skip those already packed. Segments
+        close at `segment_bytes`. Raises ValueError if values are not finite or misshaped, OSError when the disk is
+        full."""
         n_packed, pending = 0, iter(runs)
         while n_added := self._add_segment(pending, segment_bytes):
             n_packed += n_added
@@ -184,9 +181,7 @@ class SignalView:
         self.lengths = np.array([entry.n_volumes for entry in entries], dtype=np.int64)
         self.repetition_times = tuple(entry.repetition_time for entry in entries)
         bits = np.frombuffer(b"".join(base64.b64decode(entry.present) for entry in entries), dtype=np.uint8)
-        self.present: NDArray[np.bool_] = np.unpackbits(bits.reshape(len(entries), -1), axis=1, count=n_parcels).astype(
-            np.bool_
-        )
+        self.present: Bools = np.unpackbits(bits.reshape(len(entries), -1), axis=1, count=n_parcels).astype(np.bool_)
         self._entries = list(entries)
         self._maps: dict[Path, NDArray[Any]] = {}
         self._checked = np.zeros(len(entries), dtype=np.bool_)
@@ -217,10 +212,10 @@ class SignalView:
             self._checked[run] = True
         return values
 
-    def read_batch(self, runs: NDArray[np.int64]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-        """Read runs (B,), zero-padded at the end to the longest: signals (B, T, P), lengths (B,)."""
+    def read_batch(self, runs: Indices) -> NDArray[np.float16]:
+        """Read runs (B,), zero-padded at the end to the longest: signals (B, T, P)."""
         lengths = self.lengths[runs]
         signals = np.zeros((len(runs), int(lengths.max()), self.n_parcels), dtype=np.float16)
         for row, run in enumerate(runs.tolist()):
             signals[row, : lengths[row]] = self.read(run)
-        return signals, lengths
+        return signals

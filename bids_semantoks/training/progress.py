@@ -7,15 +7,15 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from bids_semantoks.errors import TrainingDiverged
 from bids_semantoks.runtime.logs import Pace, draw_bar
+from bids_semantoks.training.batches import BatchOrder, Schedules, StepSettings
 from bids_semantoks.training.distill import StepReport
-from bids_semantoks.training.schedules import Schedules, StepSettings
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -29,14 +29,8 @@ _LOG_ROWS: Final = 5000
 _MOST_SKIPPED: Final = 50
 
 
-class Log(Protocol):
-    """The table that the loop fills."""
-
-    def start(self, step: int) -> None:
-        """Begin the table, or keep its rows up to a step."""
-
-    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Append rows."""
+#: Takes rows of the training log.
+WriteRows = Callable[[Sequence[Mapping[str, float]]], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,12 +38,11 @@ class Meter:
     """Collect, check and report the results of steps."""
 
     schedules: Schedules
-    steps_per_epoch: int
-    batch_size: int  # participants in a step, over all processes
+    order: BatchOrder
     is_first: bool  # whether this process writes
     flush_every: int  # steps whose reports are read together, since reading waits for the device
     describe_last: Callable[[], str]  # describes where the last good checkpoint is
-    log: Log
+    write: WriteRows
     watch: CollapseWatch
     n_skipped: int = 0
     _waiting: list[tuple[int, StepSettings, bool, Tensor]] = field(default_factory=list)
@@ -69,16 +62,13 @@ class Meter:
             self.flush()
 
     def flush(self) -> None:
-        """Check, log and report the collected steps.
-
-        Raises TrainingDiverged where a value is not finite, projections have
-        collapsed or float16 overflows repeatedly.
-        """
+        """Check, log and report the collected steps. Raises TrainingDiverged where a value is not finite, projections
+        have collapsed or float16 overflows repeatedly."""
         if not self._waiting:
             return
         table = torch.stack([entry[-1] for entry in self._waiting]).cpu().tolist()
         now = time.monotonic()
-        rate = self._n_since * self.batch_size / max(now - self._since, 1e-9)
+        rate = self._n_since * self.order.batch_size / max(now - self._since, 1e-9)
         self._since, self._n_since = now, 0
         every = max(1, self.schedules.n_steps // _LOG_ROWS)
         rows, latest = [], None
@@ -90,7 +80,7 @@ class Meter:
                     rows.append(latest)
         self._waiting.clear()
         if self.is_first:
-            self.log.append(rows)
+            self.write(rows)
             if latest:
                 self._say(latest)
 
@@ -120,7 +110,7 @@ class Meter:
     def _build_row(self, step: int, settings: StepSettings, values: list[float], rate: float) -> dict[str, float]:
         row = dict(zip(_MEASURED, values, strict=True))
         row |= {name: float(value) for name, value in settings._asdict().items()}
-        epoch = step // self.steps_per_epoch
+        epoch = step // self.order.steps_per_epoch
         return row | {"step": step + 1, "epoch": epoch + 1, "participants_per_second": rate}
 
     def _say(self, row: Mapping[str, float]) -> None:
@@ -135,7 +125,7 @@ class Meter:
             "%s epoch %d/%d, step %d/%d: loss %.4f, rank %.1f, %.0f participants/s%s",
             draw_bar(step / n_steps),
             row["epoch"],
-            n_steps // self.steps_per_epoch,
+            n_steps // self.order.steps_per_epoch,
             step,
             n_steps,
             row["loss"],

@@ -55,26 +55,19 @@ def draw_masks(
     if n_networks < _FEWEST_NETWORKS and kind in ("network", "slice"):
         kind = "temporal"
     size = (n_views, n_networks, n_patches)
-    if kind == "network":
-        masks = _draw_networks(size, ratio, generator)
-    elif kind == "temporal":
-        masks = _draw_temporal(size, ratio, generator)
-    elif kind == "slice":
+    draws = {"network": _draw_networks, "temporal": _draw_temporal, "random": _draw_random, "block": _draw_block}
+    if kind == "slice":
         coin = torch.rand(n_views, 1, 1, generator=generator, device=generator.device) < 0.5
         masks = torch.where(coin, _draw_networks(size, ratio, generator), _draw_temporal(size, ratio, generator))
-    elif kind == "random":
-        masks = _draw_random(size, ratio, generator)
     else:
-        masks = _draw_block(size, ratio, generator)
+        masks = draws[kind](size, ratio, generator)
     return masks if groups is None else masks.index_select(1, groups.of_row)
 
 
 def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups | None:
-    """Group the rows of tokens that are masked together, on the CPU; None if each row is masked separately.
-
-    More than nine rows are grouped by network, and more than nine networks by the canonical one that their label begins
-    with (``DefaultA``); if any label matches none, networks are split evenly into nine, in order.
-    """
+    """Group the rows of tokens that are masked together, on the CPU; None if each row is masked separately. More than
+    nine rows are grouped by network, and more than nine networks by the canonical one that their label begins with
+    (``DefaultA``); if any label matches none, networks are split evenly into nine, in order."""
     rows = token_rows(config, layout)
     n_canonical = len(CANONICAL_NETWORKS)
     if len(rows) <= n_canonical:
@@ -93,11 +86,9 @@ def find_mask_groups(config: EncoderConfig, layout: NetworkLayout) -> MaskGroups
 
 
 def find_absent(n_real: Tensor, present: Tensor, *, rows: Tensor, patch: int, n_patches: int) -> Tensor:
-    """Find tokens without data, (B, N, K): rows that a run lacks and patches that lie entirely past its end.
-
-    n_real (B,) counts volumes that are not padding, present (B, P) marks parcels with a signal,
-    rows (N, P) is from `compute_membership`.
-    """
+    """Find tokens without data, (B, N, K): rows that a run lacks and patches that lie entirely past its end. n_real
+    (B,) counts volumes that are not padding, present (B, P) marks parcels with a signal, rows (N, P) is from
+    `compute_membership`."""
     lacking = (present.to(rows.dtype) @ rows.T) == 0  # (B, N)
     first = patch * torch.arange(n_patches, device=n_real.device)
     empty = first >= n_real[:, None]  # (B, K)
@@ -141,7 +132,7 @@ def _draw_block(size: tuple[int, int, int], ratio: tuple[float, float], generato
     n_views, n_networks, n_patches = size
     share = _draw_share(n_views, ratio, generator)
     least = (share * n_networks).ceil().clamp(1, n_networks)
-    height = least + (_draw_share(n_views, (0.0, 1.0), generator) * (n_networks - least + 1)).floor()
+    height = least + _draw_integers(n_networks - least, generator)
     width = (share * n_networks * n_patches / height).round().clamp(1, n_patches)
     rows = _draw_interval(n_networks, height.long(), generator)
     columns = _draw_interval(n_patches, width.long(), generator)
@@ -163,7 +154,7 @@ def _draw_subset(n: int, counts: Tensor, generator: torch.Generator) -> Tensor:
 
 def _draw_interval(n: int, lengths: Tensor, generator: torch.Generator) -> Tensor:
     """Mark a random interval of n in each row, sized by lengths (B,), each start equally likely: (B, n)."""
-    starts = (_draw_share(len(lengths), (0.0, 1.0), generator) * (n - lengths + 1)).long()[:, None]
+    starts = _draw_integers(n - lengths, generator)[:, None]
     places = torch.arange(n, device=generator.device)
     return (places >= starts) & (places < starts + lengths[:, None])
 
@@ -188,29 +179,19 @@ LEVELS = (
 def draw_views(
     signals: Tensor,
     lengths: Tensor,
-    present: Tensor | None = None,
+    present: Tensor,
     *,
     window: int,
     levels: tuple[int, int, int, int],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Draw one augmented window of each run, (B, P, W), and count its real volumes, (B,); call twice for two views.
-
     Signals (B, P, T) are z-scored; values past a run's length (B,) or in parcels not `present` (B, P) are never used
-    and may be NaN. By default parcels with only finite values are present. `levels` is as in `TrainingConfig.levels`.
-    """
-    if present is None:
-        present = find_present(signals, lengths)
+    and may be NaN. `levels` is as in `TrainingConfig.levels`."""
     starts = draw_starts(lengths, window=window, generator=generator)
     views = cut_views(signals, lengths, present, starts, window=window)
     n_real = lengths.clamp(max=window)
     return augment(views, n_real, present, levels=levels, generator=generator), n_real
-
-
-def find_present(signals: Tensor, lengths: Tensor) -> Tensor:
-    """Find parcels with a signal, (B, P): all values within the run's length are finite."""
-    real = torch.arange(signals.shape[-1], device=signals.device) < lengths[:, None]  # (B, T)
-    return (signals.isfinite() | ~real[:, None]).all(dim=-1)
 
 
 def draw_starts(lengths: Tensor, *, window: int, generator: torch.Generator) -> Tensor:
@@ -230,11 +211,9 @@ def cut_views(signals: Tensor, lengths: Tensor, present: Tensor, starts: Tensor,
 def augment(
     views: Tensor, n_real: Tensor, present: Tensor, *, levels: tuple[int, int, int, int], generator: torch.Generator
 ) -> Tensor:
-    """Zero some parcels, zero a block of volumes, scale and add noise to views (B, P, W); level 0 skips a step.
-
-    The block is a share of the n_real (B,) volumes; noise also falls on what was just zeroed. Padding and absent
-    parcels get none, since an encoder in use sees exact zeros there.
-    """
+    """Zero some parcels, zero a block of volumes, scale and add noise to views (B, P, W); level 0 skips a step. The
+    block is a share of the n_real (B,) volumes; noise also falls on what was just zeroed. Padding and absent parcels
+    get none, since an encoder in use sees exact zeros there."""
     n_views, n_parcels, window = views.shape
     by_parcels, by_time, by_noise, by_scale = levels
     volumes = torch.arange(window, device=views.device)
@@ -244,9 +223,7 @@ def augment(
     if by_parcels:
         share = _draw_uniform(n_views, LEVELS[by_parcels].parcels, generator)
         n_zeroed = (n_parcels * share).long().clamp(min=1)
-        order = torch.rand(n_views, n_parcels, generator=generator, device=views.device).argsort(dim=1)
-        ranks = torch.arange(n_parcels, device=views.device)
-        parcel_factor.scatter_(1, order, (ranks >= n_zeroed[:, None]).float())  # a random subset of that size
+        parcel_factor = (~_draw_subset(n_parcels, n_zeroed, generator)).float()
     if by_time:
         share = _draw_uniform(n_views, LEVELS[by_time].time, generator)
         n_block = (n_real * share).long().clamp(min=1)

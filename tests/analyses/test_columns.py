@@ -20,6 +20,12 @@ def test_sites_by_number_are_no_quantity() -> None:
     np.testing.assert_array_equal(table[:3], [[1, 0, 0, 20], [0, 0, 1, 31], [0, 1, 0, 42]])
 
 
+def test_covariates_become_tables() -> None:
+    everybody = np.ones(3, dtype=bool)
+    table = convert_covariates({"age": ("30", "40.5", "50"), "site": ("A", "B", "A")}, everybody)
+    np.testing.assert_array_equal(table, [[30, 1, 0], [40.5, 0, 1], [50, 1, 0]])
+
+
 def test_kinds_count_the_levels_of_usable_rows() -> None:
     labels = ("a", "b", "c", None)
     own = Phenotype(name="group", table="x.tsv", kind="classification", labels=labels, numbers=np.full(4, np.nan))

@@ -21,13 +21,12 @@ from bids_semantoks.analyses.finetuning import (
 )
 from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.config import EncoderConfig
-from bids_semantoks.models.encoder import build_encoder
+from bids_semantoks.models.encoder import TunedEncoder, build_encoder, build_parameter_groups
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.series import weigh_windows
 from bids_semantoks.statistics.splits import build_published_splits, build_splits
 from bids_semantoks.training.batches import compute_seed
-from bids_semantoks.training.finetune_layers import TunedEncoder, build_parameter_groups
 
 N, P, T = 30, 13, 71
 

@@ -11,10 +11,10 @@ from bids_semantoks.analyses.published_probe import (
     cross_validate_published,
     draw_batches,
 )
+from bids_semantoks.models.encoder import draw_head
 from bids_semantoks.statistics.metrics import compute_fold_scores
 from bids_semantoks.statistics.predictions import Target, average_models, compute_probabilities
 from bids_semantoks.statistics.splits import build_published_splits
-from bids_semantoks.training.finetune_layers import draw_head
 
 N, M, D = 45, 3, 17
 

@@ -9,7 +9,6 @@ from bids_semantoks.statistics.baselines import (
     compute_covariance,
     compute_moments,
 )
-from bids_semantoks.statistics.predictions import build_covariates
 
 
 def make_signals(n=6, p=7, t=37):
@@ -49,15 +48,6 @@ def test_absent_parcels_and_dropped_volumes_are_neutral():
     assert np.isfinite(compute_moments([holes])).all()
     with pytest.raises(ValueError, match="3 volumes or more, found 2"):
         compute_covariance([run[:2]], "pearson")
-
-
-def test_covariates_become_tables():
-    table = build_covariates({"age": [30, 40.5, 50], "site": ["A", "B", "A"]})
-    np.testing.assert_array_equal(table, [[30, 1, 0], [40.5, 0, 1], [50, 1, 0]])
-    with pytest.raises(ValueError, match="covariate age is missing in row 1"):
-        build_covariates({"age": [30, np.nan, 50]})
-    with pytest.raises(ValueError, match="covariate site is missing in row 2"):
-        build_covariates({"site": ["A", "B", None]})
 
 
 T, P = 30, 6

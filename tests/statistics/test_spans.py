@@ -1,8 +1,6 @@
 """Tests that fail when a scaler, a covariate, a bin edge or a tangent reference sees a test fold."""
 
 import dataclasses
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -15,16 +13,8 @@ from bids_semantoks.statistics.linear import cross_validate, cross_validate_all
 from bids_semantoks.statistics.metrics import compute_scores
 from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.significance import compute_permutation_test, permute_scored_ridges, permute_target
-from bids_semantoks.statistics.spans import (
-    KernelFeatures,
-    SharedSpans,
-    TableFeatures,
-    TangentFeatures,
-    compute_gram,
-    run_folds,
-    use_threads,
-)
-from bids_semantoks.statistics.splits import build_left_out_splits, build_splits
+from bids_semantoks.statistics.spans import KernelFeatures, SharedSpans, TableFeatures, TangentFeatures, compute_gram
+from bids_semantoks.statistics.splits import build_left_out_splits, build_splits, use_threads
 
 N, D, P, T = 43, 17, 7, 29
 
@@ -223,35 +213,6 @@ def test_threads_change_nothing_but_the_time(values):
                 test = compute_permutation_test(features, target, n_permutations=5)
                 found.append((one.scores.tobytes(), one.penalty.tobytes(), test.null.tobytes()))
     assert found[:2] == found[2:]
-
-
-def test_folds_run_at_the_same_time_and_results_keep_their_order():
-    barrier, counted = threading.Barrier(3, timeout=20), []
-
-    def work(fold):
-        barrier.wait()  # passes only where three folds are at work together
-        time.sleep(0.01 * (3 - fold % 3))
-        return fold * 10
-
-    with use_threads(3):
-        assert run_folds(work, range(6), each=lambda folds: (counted.append(f) or f for f in folds)) == [
-            *range(0, 60, 10)
-        ]
-    assert counted == [*range(6)]
-    assert run_folds(lambda fold: fold + threading.active_count(), [1]) == [1 + threading.active_count()]
-
-
-def test_a_failing_fold_ends_the_others():
-    def work(fold):
-        if fold == 0:
-            raise ValueError("fold 0")
-        time.sleep(0.01)
-        return done.append(fold)
-
-    done = []
-    with use_threads(2), pytest.raises(ValueError, match="fold 0"):
-        run_folds(work, range(500))
-    assert len(done) < 500
 
 
 def test_targets_with_the_same_splits_share_the_spans_and_are_predicted_as_each_alone(values):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -17,7 +20,9 @@ from bids_semantoks.statistics.splits import (
     check_groups,
     compute_strata,
     read_split_table,
+    run_folds,
     tabulate_splits,
+    use_threads,
 )
 
 
@@ -248,3 +253,32 @@ def test_inner_folds_keep_groups_together():
     strata = np.arange(N) % 2
     even = build_inner_folds(rows, strata=strata, groups=None, n_folds=5, seed=0)
     assert all(abs((strata[even == fold] == 0).sum() - (strata[even == fold] == 1).sum()) <= 1 for fold in range(5))
+
+
+def test_folds_run_at_the_same_time_and_results_keep_their_order():
+    barrier, counted = threading.Barrier(3, timeout=20), []
+
+    def work(fold):
+        barrier.wait()  # passes only where three folds are at work together
+        time.sleep(0.01 * (3 - fold % 3))
+        return fold * 10
+
+    with use_threads(3):
+        assert run_folds(work, range(6), each=lambda folds: (counted.append(f) or f for f in folds)) == [
+            *range(0, 60, 10)
+        ]
+    assert counted == [*range(6)]
+    assert run_folds(lambda fold: fold + threading.active_count(), [1]) == [1 + threading.active_count()]
+
+
+def test_a_failing_fold_ends_the_others():
+    def work(fold):
+        if fold == 0:
+            raise ValueError("fold 0")
+        time.sleep(0.01)
+        return done.append(fold)
+
+    done = []
+    with use_threads(2), pytest.raises(ValueError, match="fold 0"):
+        run_folds(work, range(500))
+    assert len(done) < 500

@@ -35,7 +35,7 @@ from bids_semantoks.config import TrainingConfig
 from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.training.distill import ViewBatch as Batch, TeacherStudent
 from bids_semantoks.training.distributed import join_ranks, sum_over_ranks
-from bids_semantoks.training.schedules import StepSettings
+from bids_semantoks.training.batches import StepSettings
 from bids_semantoks.training.distill import build_optimiser, train_step
 
 torch.set_num_threads(1)

@@ -20,7 +20,6 @@ from bids_semantoks.training.views import (
     draw_views,
     find_absent,
     find_mask_groups,
-    find_present,
 )
 
 N_PARCELS, WINDOW, N_VOLUMES = 13, 40, 47
@@ -39,10 +38,14 @@ def make_signals(n_runs):
     return torch.from_numpy((1 + run % 100 * 10_000 + parcel * 100 + volume).astype(np.float32))
 
 
+def everywhere(n_runs):
+    return torch.ones(n_runs, N_PARCELS, dtype=torch.bool)
+
+
 def draw_many(levels, n=4000, seed=1):
     ones = torch.ones(n, N_PARCELS, WINDOW)
     real = torch.full((n,), WINDOW)
-    return augment(ones, real, torch.ones(n, N_PARCELS, dtype=torch.bool), levels=levels, generator=seeded(seed))
+    return augment(ones, real, everywhere(n), levels=levels, generator=seeded(seed))
 
 
 def test_starts_are_uniform_over_all_whole_windows():
@@ -70,7 +73,8 @@ def test_two_views_start_independently():
     signals, lengths = make_signals(2000), torch.full((2000,), N_VOLUMES)
     generator = seeded()
     first, second = (
-        draw_views(signals, lengths, window=WINDOW, levels=OFF, generator=generator)[0][:, 0, 0] % 100 for _ in range(2)
+        draw_views(signals, lengths, everywhere(2000), window=WINDOW, levels=OFF, generator=generator)[0][:, 0, 0] % 100
+        for _ in range(2)
     )
     pairs = np.unique(np.stack([first.numpy(), second.numpy()]), axis=1)
     assert pairs.shape[1] == 64
@@ -80,7 +84,9 @@ def test_two_views_start_independently():
 def test_short_runs_are_padded_with_zeros_at_the_end():
     signals = make_signals(2)
     signals[0, :, 23:] = torch.nan  # behind the end of the run anything may lie
-    views, n_real = draw_views(signals, torch.tensor([23, 45]), window=WINDOW, levels=OFF, generator=seeded())
+    views, n_real = draw_views(
+        signals, torch.tensor([23, 45]), everywhere(2), window=WINDOW, levels=OFF, generator=seeded()
+    )
     assert n_real.tolist() == [23, 40]
     assert torch.equal(views[0, :, :23], signals[0, :, :23])
     assert torch.equal(views[0, :, 23:], torch.zeros(N_PARCELS, WINDOW - 23))
@@ -88,7 +94,9 @@ def test_short_runs_are_padded_with_zeros_at_the_end():
 
 def test_runs_all_shorter_than_a_window():
     signals = make_signals(2)[..., :17]
-    views, n_real = draw_views(signals, torch.tensor([17, 11]), window=WINDOW, levels=OFF, generator=seeded())
+    views, n_real = draw_views(
+        signals, torch.tensor([17, 11]), everywhere(2), window=WINDOW, levels=OFF, generator=seeded()
+    )
     assert views.shape == (2, N_PARCELS, WINDOW)
     assert n_real.tolist() == [17, 11]
     assert views[1, 4, :12].tolist() == [10401 + i for i in range(11)] + [0]
@@ -96,7 +104,7 @@ def test_runs_all_shorter_than_a_window():
 
 def test_half_precision_becomes_float32():
     signals = torch.randn(2, N_PARCELS, N_VOLUMES).half()
-    views, _ = draw_views(signals, torch.tensor([47, 47]), window=WINDOW, levels=OFF, generator=seeded())
+    views, _ = draw_views(signals, torch.tensor([47, 47]), everywhere(2), window=WINDOW, levels=OFF, generator=seeded())
     assert views.dtype == torch.float32
     start = int((signals[0, 0].float()[:8, None] == views[0, 0, 0]).any(1).nonzero()[0, 0])
     assert torch.equal(views[0], signals[0, :, start : start + WINDOW].float())
@@ -106,19 +114,13 @@ def test_half_precision_becomes_float32():
 def test_a_missing_parcel_anywhere_is_zero_and_spoils_no_other(parcel):
     signals = make_signals(3)
     signals[1, parcel] = torch.nan
+    present = everywhere(3)
+    present[1, parcel] = False
     lengths = torch.full((3,), N_VOLUMES)
-    views, _ = draw_views(signals, lengths, window=WINDOW, levels=(1, 1, 1, 1), generator=seeded())
+    views, _ = draw_views(signals, lengths, present, window=WINDOW, levels=(1, 1, 1, 1), generator=seeded())
     assert views.isfinite().all()
     assert torch.equal(views[1, parcel], torch.zeros(WINDOW))
     assert (views[0, parcel] != 0).any()
-    assert find_present(signals, lengths).sum(1).tolist() == [13, 12, 13]
-
-
-def test_present_looks_only_at_the_run():
-    signals = make_signals(2)
-    signals[0, 3, 30] = torch.inf
-    assert find_present(signals, torch.tensor([30, 40]))[0, 3]
-    assert not find_present(signals, torch.tensor([31, 40]))[0, 3]
 
 
 def test_padding_and_absent_parcels_get_no_noise():
@@ -215,11 +217,11 @@ def test_augmentation_leaves_its_input_alone():
 
 
 def test_views_depend_on_the_generator_alone():
-    signals, lengths = make_signals(6), torch.full((6,), N_VOLUMES)
+    runs = make_signals(6), torch.full((6,), N_VOLUMES), everywhere(6)
     drawn = []
     for seed, disturbance in ((3, 0), (3, 99), (4, 0)):
         torch.manual_seed(disturbance)
-        drawn.append(draw_views(signals, lengths, window=WINDOW, levels=(1, 1, 1, 1), generator=seeded(seed))[0])
+        drawn.append(draw_views(*runs, window=WINDOW, levels=(1, 1, 1, 1), generator=seeded(seed))[0])
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
