@@ -34,8 +34,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from bids_semantoks.statistics.baselines import build_connectivity_features, compute_moments
-from bids_semantoks.statistics.confounding import compute_confounder_test
-from bids_semantoks.statistics.harmonise import METHODS, HarmonisedFeatures
+from bids_semantoks.statistics.harmonise import METHODS, HarmonisedFeatures, compute_confounder_test
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_fold_scores
 from bids_semantoks.statistics.predictions import Predictions, Target, build_class_target

@@ -16,8 +16,7 @@ from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import ProbingConfig
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.outputs.group_words import CONFOUNDER_SHARE, split_prepared
-from bids_semantoks.statistics.confounding import compute_confounder_test
-from bids_semantoks.statistics.harmonise import HarmonisedFeatures, Rotatable
+from bids_semantoks.statistics.harmonise import HarmonisedFeatures, Rotatable, compute_confounder_test
 from bids_semantoks.statistics.spans import Features
 
 #: Models that are about sites, motion or nothing at all stay as they are.
