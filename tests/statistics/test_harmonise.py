@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from bids_semantoks.statistics.targets import build_class_target
 from scipy.linalg import expm
 
 from bids_semantoks.statistics.harmonise import (
@@ -16,6 +15,7 @@ from bids_semantoks.statistics.harmonise import (
 )
 from bids_semantoks.statistics.linear import cross_validate
 from bids_semantoks.statistics.metrics import compute_fold_scores
+from bids_semantoks.statistics.predictions import build_class_target
 from bids_semantoks.statistics.spans import TableFeatures, TangentFeatures, WideFeatures
 from bids_semantoks.statistics.splits import build_splits
 
