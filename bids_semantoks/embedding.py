@@ -370,9 +370,9 @@ def read_means(places: Sequence[OutputPaths], running: RunningConfig, *, min_kep
     store = SignalStore(work_dir / "embeddings" / f"{width}", width, "<f8")
 
     def pack(missing: list[str]) -> Iterator[PackedRun]:
+        """Read what the store lacks: one volume of float64, the number of windows before the mean."""
         names = {known[key].embedding: key for key in missing}
         for path, (n_windows, mean) in _parse_means([known[key] for key in missing], running, min_kept):
-            # One volume, with the number of windows before the mean.
             values = np.concatenate([[n_windows], mean])[None]
             present = np.ones(width, dtype=np.bool_)
             yield PackedRun(key=names[path], participant="", repetition_time=0.0, values=values, present=present)

@@ -39,16 +39,21 @@ _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
-    """Predict motion and site from embeddings as they are, harmonised, and with covariates removed."""
+    """Predict motion and site from embeddings as they are, harmonised, and with covariates removed. Of harmonised ones
+    site is predicted from one half to the other, each harmonised by itself."""
     columns, site = prober.plan.columns, prober.plan.site
     targets: list[Target | None] = [Target(name="mean_fd", values=compute_motion(rows)[0])]
     if site and not columns[site].has_sessions:
         targets.append(_build_large_classes(site, columns[site].find(rows.keys)))
     features = prober.find_features(rows)
     plain = tuple(one.features if isinstance(one, HarmonisedFeatures) else one for one in features)
+    apart = tuple(
+        dataclasses.replace(one, apart=True) if isinstance(one, HarmonisedFeatures) else one for one in features
+    )
     found = []
     for target in filter(None, targets):
-        for used, names in dict.fromkeys(((plain, ()), (features, ()), (features, prober.asked.covariate))):
+        own = apart if target.classes else features
+        for used, names in dict.fromkeys(((plain, ()), (own, ()), (own, prober.asked.covariate))):
             design = _design_leakage(prober, rows, target, names)
             if design is not None:
                 found.append((target.name, prober.run(used, design, role="leakage")))
@@ -96,6 +101,8 @@ def _design_leakage(prober: Prober, rows: Rows, whole: Target, names: Sequence[s
     if target is None:
         return None
     known: dict[str, Any] = {"n_repeats": asked.n_repeats, "seed": prober.seed}
+    if asked.harmonize is not None and target.classes:
+        known["n_folds"] = 2
     groups = _find_families(prober.plan, rows, target)
     try:
         splits = build_splits(target.compute_strata(), groups=groups, **known)

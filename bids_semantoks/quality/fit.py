@@ -96,7 +96,7 @@ _USUAL_COVERAGE: Final = 0.9
 _SCRUBBED_SLACK: Final = 0.1
 #: Properties whose limits are the same for all encoders.
 _JUDGED_BY_US: Final = ("coverage", "networks")
-_OURS: Final = "convention of bids_semantoks"
+OURS: Final = "convention of bids_semantoks"
 #: Training data of the published encoder (0.735 s, six minutes, 0.01-0.1 Hz) and its evaluation (up to 3 s). UK Biobank
 #: cleans by ICA-FIX; the paper names neither regressors nor scrubbing.
 PUBLISHED_LIMITS: Final[Mapping[str, Any]] = {
@@ -141,7 +141,7 @@ def judge_fit(signals: Mapping[str, Any], embedding: Mapping[str, Any], coverage
         _judge_networks(embedding.get("MaskedNetworks", [])),
     ]
     origin = "training data of this encoder" if own else "data of the published encoder"
-    return [item._replace(source=_OURS if item.name in _JUDGED_BY_US else origin) for item in items]
+    return [item._replace(source=OURS if item.name in _JUDGED_BY_US else origin) for item in items]
 
 
 def find_worst(items: list[FitItem]) -> str:

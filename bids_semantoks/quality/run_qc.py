@@ -23,7 +23,7 @@ from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.features import read_embedding
 from bids_semantoks.outputs.sidecars import check_table, describe_differences, find_maker
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, read_statuses
-from bids_semantoks.quality.fit import AMBER, GREEN, RED, FitItem, find_worst, judge_fit
+from bids_semantoks.quality.fit import AMBER, GREEN, OURS, RED, FitItem, find_worst, judge_fit
 
 LOGGER = logging.getLogger("bids_semantoks")
 #: Key of the run's mean embedding (dims,), as base64 of half floats: only the cohort can say how unusual it is.
@@ -33,26 +33,24 @@ _LISTS: Final = ("warnings", "masked_networks", "input_fit_reasons")
 
 
 class Limit(NamedTuple):
-    """Limits beyond which a run should be inspected (amber) or excluded (red)."""
+    """Limits on a measure of a run, beyond which it should be inspected (amber) or excluded (red)."""
 
     amber: float
     red: float
     is_upper: bool  # values above are worse
+    name: str
+    style: str  # how values are written
+    source: str = OURS  # where the limits come from
 
 
-#: Limits on measures of a run, by their column in group_qc.tsv.
+_SCRUBBED: Final = "convention; single volumes are scrubbed above 0.2 or 0.5 mm (Power et al.)"
+_STABLE: Final = "connectivity stabilises after about 5 min (Van Dijk et al. 2010)"
+#: Limits by column of group_qc.tsv.
 LIMITS: Final = {
-    "mean_fd": Limit(0.2, 0.5, True),  # mm
-    "kept_seconds": Limit(300.0, 100.0, False),
-    "scrubbed_share": Limit(0.2, 0.5, True),
-    "coverage": Limit(0.9, 0.8, False),
-}
-#: Name of a measure, how its values are written, and where its limits come from.
-_WORDS: Final = {
-    "mean_fd": ("mean FD", "{:.2f} mm", "convention; single volumes are scrubbed above 0.2 or 0.5 mm (Power et al.)"),
-    "kept_seconds": ("kept data", "{:.0f} s", "connectivity stabilises after about 5 min (Van Dijk et al. 2010)"),
-    "scrubbed_share": ("scrubbed volumes", "{:.0%}", "convention of bids_semantoks"),
-    "coverage": ("coverage", "{:.2f}", "convention of bids_semantoks"),
+    "mean_fd": Limit(0.2, 0.5, True, "mean FD", "{:.2f} mm", _SCRUBBED),
+    "kept_seconds": Limit(300.0, 100.0, False, "kept data", "{:.0f} s", _STABLE),
+    "scrubbed_share": Limit(0.2, 0.5, True, "scrubbed volumes", "{:.0%}"),
+    "coverage": Limit(0.9, 0.8, False, "coverage", "{:.2f}"),
 }
 #: Remedies for the reasons of RunFailed and RunSkipped, and for those that only a cohort has.
 REMEDIES: Final[dict[str, str]] = read_json(Path(__file__).parent.parent / "data" / "remedies.json")
@@ -214,8 +212,8 @@ def judge_run(measures: Mapping[str, Any]) -> list[FitItem]:
     """Judge motion, kept data, scrubbing, coverage and repetition time of a run by limits that hold for any encoder."""
     levels = judge_measures(measures)
     items = []
-    for column, (name, style, source) in _WORDS.items():
-        limit, value = LIMITS[column], measures.get(column)
+    for column, limit in LIMITS.items():
+        value, name, style, source = measures.get(column), limit.name, limit.style, limit.source
         side = "above" if limit.is_upper else "below"
         words = f"look {side} {style.format(limit.amber)}, leave out {side} {style.format(limit.red)}"
         if value is None:

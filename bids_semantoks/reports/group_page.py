@@ -165,12 +165,11 @@ def _compare_sites(scores: DataFrame) -> list[str]:
     own = scores[(scores["role"] == "leakage") & (scores["metric"] == "balanced_accuracy")]
     rows: list[Any] = list(own[own["covariates"] == ""].itertuples())
     before = {row.phenotype: row for row in rows if not row.harmonized}
-    below = " Below chance means that no information is left, not that sites are recognised."
     return [
-        f"A classifier of {row.phenotype} has an out-of-fold balanced accuracy of "
-        f"{format_score(before[row.phenotype])} before and {format_score(row)} after harmonisation by {row.harmonized} "
-        f"(chance: {format_number(row.chance)})."
-        f"{below if row.value < row.chance else ''}"
+        f"A classifier of {row.phenotype}, trained in one half of the rows and tested in the other, has a balanced "
+        f"accuracy of {format_score(before[row.phenotype])} before and {format_score(row)} after harmonisation by "
+        f"{row.harmonized}, each half by itself (chance: {format_number(row.chance)}). With the differences between "
+        "sites goes what they explain of a phenotype: what is left to predict lies within sites."
         for row in rows
         if row.harmonized and row.phenotype in before
     ]

@@ -34,6 +34,7 @@ def build_benchmark_splits(
     Groups stay together. Raises InputError for a stratum below 5 members."""
 
     def draw(strata: Indices, seed: int) -> list[Indices]:
+        """Draw train and test."""
         rows = np.arange(len(strata))
         train, test = train_test_split(rows, train_size=TRAIN_SHARE, stratify=strata, random_state=seed)
         return [train, test]

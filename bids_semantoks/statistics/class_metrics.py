@@ -39,6 +39,7 @@ def build_balanced_accuracy(predictions: Predictions) -> Scorer:
     counts = [(hit[:, part].sum(axis=1) * 1.0, member[:, part].sum(axis=1) * 1.0) for part in parts]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         values = []
         for hits, members in counts:
             recalls = divide(weights @ hits.T, weights @ members.T)
@@ -64,6 +65,7 @@ def build_auroc(predictions: Predictions) -> Scorer:
     ranked = [_rank_members(predictions, k) for k in (range(n_classes) if n_classes > 2 else (1,))]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         columns = np.ascontiguousarray(weights.T)
         return average([divide(*_sum_pairs(columns, folds)) for folds in ranked])
 
@@ -138,6 +140,7 @@ def build_average_precision(predictions: Predictions) -> Scorer:
     ranked = [_rank(predictions, repetition, k) for repetition in range(len(predictions.fold)) for k in shown]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         step = max(1, _MOST_CELLS // weights.shape[1])
         parts = [weights[start : start + step] for start in range(0, len(weights), step)]
         return np.concatenate([average([_compute_precision(part, *one) for one in ranked]) for part in parts])
@@ -176,6 +179,7 @@ def build_macro_f1(predictions: Predictions) -> Scorer:
     classes = np.arange(len(predictions.classes))[:, None]
 
     def score(weights: Floats) -> Floats:
+        """Score samples of rows, weights (B, n) -> (B,)."""
         values = []
         for truth, decisions in zip(predictions.truth, predictions.decisions, strict=True):
             member, decided = (truth == classes).astype(np.float64), (decisions == classes).astype(np.float64)

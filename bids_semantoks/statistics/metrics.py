@@ -23,7 +23,7 @@ from bids_semantoks.statistics.class_metrics import (
     build_macro_f1,
     divide,
 )
-from bids_semantoks.statistics.predictions import Predictions
+from bids_semantoks.statistics.predictions import ARRAYS, Predictions
 
 #: Range of each metric, to which intervals are clipped.
 RANGES = {
@@ -176,10 +176,8 @@ def compute_seed_scores(predictions: Predictions, metric: str) -> Floats:
 
 def select_repetitions(predictions: Predictions, part: slice) -> Predictions:
     """Select some repetitions as predictions of one encoder."""
-    names = ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
-    return dataclasses.replace(
-        predictions, n_seeds=1, warnings=(), **{name: getattr(predictions, name)[part] for name in names}
-    )
+    arrays = {name: getattr(predictions, name)[part] for name in ARRAYS}
+    return dataclasses.replace(predictions, n_seeds=1, warnings=(), **arrays)
 
 
 def build_scorer(predictions: Predictions, metric: str) -> Scorer:

@@ -14,6 +14,9 @@ from scipy.special import expit, softmax
 from bids_semantoks.records import Bools, Floats, Indices
 from bids_semantoks.statistics.splits import compute_strata
 
+#: Arrays of `Predictions` with one entry for each repetition.
+ARRAYS = ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Target:
@@ -130,10 +133,7 @@ def stack_seeds(parts: Sequence[Predictions]) -> Predictions:
         return first
     if any(one.target != first.target or not np.array_equal(one.fold, first.fold) for one in parts):
         raise ValueError(f"the other encoders were not tested on the same folds of {first.target} as {first.model}")
-    stacked: dict[str, Any] = {
-        name: np.concatenate([getattr(one, name) for one in parts])
-        for name in ("fold", "truth", "scores", "decisions", "reference", "n_train", "penalty")
-    }
+    stacked: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in parts]) for name in ARRAYS}
     warnings = dict.fromkeys(warning for one in parts for warning in one.warnings)
     return dataclasses.replace(first, **stacked, warnings=tuple(warnings), n_seeds=len(parts), decision_values=None)
 
@@ -259,13 +259,7 @@ class PredictionTable:
             model=model,
             target=self.target.name,
             classes=self.target.class_names if self.target.is_class else (),
-            fold=self.fold,
-            truth=self.truth,
-            scores=self.scores,
-            decisions=self.decisions,
-            reference=self.reference,
-            n_train=self.n_train,
-            penalty=self.penalty,
+            **{name: getattr(self, name) for name in ARRAYS},
             warnings=warnings,
             decision_values=made if self.target.is_class and not np.isnan(self.mean).all() else None,
         )

@@ -72,6 +72,7 @@ def compute_permutation_test(
     predicted, fold_of = np.zeros_like(stacked), np.zeros(len(rows), dtype=np.int64)
 
     def predict(part: tuple[int, tuple[Indices, Indices]]) -> None:
+        """Predict all columns in one fold."""
         fold, (train, test) = part
         span = features.compute_span(rows[train], rows[test], covariates)
         fit = fit_ridge(span, stacked[train], choose_loo_penalties(span, stacked[train]))

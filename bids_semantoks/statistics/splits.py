@@ -104,6 +104,7 @@ def build_published_splits(
     Groups and errors are those of `build_random_splits`."""
 
     def draw(strata: Indices, seed: int) -> list[Indices]:
+        """Draw train, test and validation."""
         train, rest = train_test_split(np.arange(len(strata)), test_size=0.4, stratify=strata, random_state=seed)
         validation, test = train_test_split(rest, test_size=0.5, stratify=strata[rest], random_state=seed)
         return [train, test, validation]
