@@ -99,11 +99,12 @@ def find_with_layout(root: Path, labels: list[str]) -> dict[str, float]:
     return {"import": imported - began, "seconds": time.perf_counter() - imported, "runs": n_runs}
 
 
-def measure(way: str, root: Path, labels: list[str]) -> dict[str, float]:
-    """Call this script again for one way, so that imports and memory are its own."""
-    command = [sys.executable, __file__, "--way", way, "--root", str(root), *labels]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+def call_again(script: str, *arguments: object) -> dict[str, float]:
+    """Call a script again for one part, so that imports and memory are its own; it prints JSON."""
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr[-2000:])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -127,11 +128,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "fmriprep"
         print(f"{count} participants of {write_tree(root, count)} files each")
-        one = measure("us", root, labels[count // 2 : count // 2 + 1])
-        everyone = measure("us", root, [])
-        few = measure("us", root, labels[:some])
-        layout_one = measure("layout", root, labels[count // 2 : count // 2 + 1])
-        layout_few = measure("layout", root, labels[:some])
+        us, layout = ((__file__, "--root", root, "--way", way) for way in ("us", "layout"))
+        one = call_again(*us, labels[count // 2])
+        everyone = call_again(*us)
+        few = call_again(*us, *labels[:some])
+        layout_one = call_again(*layout, labels[count // 2])
+        layout_few = call_again(*layout, *labels[:some])
     for name, ours, theirs in (("one", one, layout_one), (str(some), few, layout_few), ("all", everyone, None)):
         line = f"{name:>5}: {ours['seconds']:.3f} s for {ours['runs']} runs (imports {ours['import']:.2f} s, "
         line += f"peak {ours['peak_mb']:.0f} MB)"

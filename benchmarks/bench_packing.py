@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bids_semantoks.files import write_table
+from bids_semantoks.files import hash_file, write_table
 from bids_semantoks.models.parcels import default_layout
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
 from bids_semantoks.pretraining.packing import pack_signals, select_packed
@@ -77,16 +77,20 @@ def make_file(path: Path, n_runs: int) -> None:
 
 
 def describe_tables(directory: Path, n_runs: int) -> list[StoredRun]:
-    runs = []
+    runs, hashes = [], [hash_file(find_paths(directory, run).signals) for run in range(min(n_runs, N_DISTINCT))]
     for run in range(n_runs):
+        paths = find_paths(directory, run)
         sidecar = {
+            # Tables are few, but each run must count as another.
             "TableSHA256": str(run),
+            "FilesSHA256": {paths.signals.name: hashes[run % N_DISTINCT]},
+            "VolumesKept": N_VOLUMES,
             "RepetitionTime": 2.0,
-            "VolumesDropped": {"Dummy": {"Count": 0}},
+            "VolumesDropped": {"Dummy": {"Count": 0}, "Scrubbed": {"Count": 0}},
             "Settings": {"band_pass": [0.01, 0.1]},
         }
         entities = {"sub": f"{run:05d}", "task": "rest", "atlas": "Bench"}
-        runs.append(StoredRun(entities=entities, paths=find_paths(directory, run), sidecar=sidecar))
+        runs.append(StoredRun(entities=entities, paths=paths, sidecar=sidecar))
     return runs
 
 

@@ -22,8 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.statistics.conformal import compare_positions, compute_excess, find_quantile, find_shifts
-from bids_semantoks.statistics.portable import LinearPredictor, fit_predictor, predict_at_home
+from bids_semantoks.statistics.portable import (
+    LinearPredictor,
+    compare_positions,
+    compute_excess,
+    find_quantile,
+    find_shifts,
+    fit_predictor,
+    predict_at_home,
+)
 from bids_semantoks.statistics.predictions import Target
 from bids_semantoks.statistics.spans import TableFeatures
 from bids_semantoks.statistics.splits import build_splits
@@ -81,7 +88,7 @@ def flag(
 ) -> tuple[bool, bool]:
     """Flag a study by embeddings alone, and with the ranges of motion and repetition time."""
     n, n_home = len(motion), len(home["positions"])
-    p_values = compare_positions(home["positions"], model.predict(values)[1], 1)
+    p_values = compare_positions(home["positions"], model.predict(values)[1])
     p_values |= model.compare_means(values, None, n_home)
     n_outside = {
         "motion": int((motion > home["motion"].max()).sum()),

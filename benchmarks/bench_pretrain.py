@@ -496,9 +496,6 @@ class StampLog:
         self.device = device
         self.stamps: list[tuple[int, Clock]] = []
 
-    def start(self, step: int) -> None:
-        assert step == 0
-
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
         if rows:
             self.stamps.append((int(rows[-1]["step"]), read_clock(self.device)))
@@ -518,7 +515,7 @@ def run_our_loop(
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan(recipe=recipe, settings={}, checkpoints=Path(folder), precision=precision)
         training = Pretraining(build_ours(config), view, plan, device=device, ranks=Ranks())
-        training.run(log, StopRequest())
+        training.run(log.append, StopRequest())
     return log.compute_seconds()
 
 

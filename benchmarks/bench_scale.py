@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_index import write_tree
+from bench_index import call_again, write_tree
 
 # As wide as published embeddings, whose reading and writing grows with their width.
 OPTIONS = ("--atlas", "Demo457", "--model", "random:paper", "--device", "cpu")
@@ -103,16 +103,6 @@ def run_group(bids_dir: Path, out_dir: Path) -> dict[str, float]:
     return {"seconds": seconds, "cpu": cpu, "runs": len(table.read_text().splitlines()) - 1}
 
 
-def measure(way: str, *arguments: str) -> dict[str, float]:
-    """Call this script again for one part, so that imports and memory are its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--way", way, *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise SystemExit(done.stderr[-2000:])
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def main() -> None:
     """Print seconds of clock and CPU, and peak memory."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -131,15 +121,15 @@ def main() -> None:
     count = options.participants
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        results = {}
+        results, way = {}, (__file__, "--way")
         print(f"{count} participants; load of this machine {os.getloadavg()[0]:.1f}")
         if options.part != "group":
-            root, out = folder / "fmriprep", str(folder / "none")
+            root, out = folder / "fmriprep", folder / "none"
             print(f"{write_tree(root, count)} files each")
-            results["plan_all"] = measure("plan", str(root), out)
-            results["plan_one"] = measure("plan", str(root), out, f"{count // 2:04d}")
+            results["plan_all"] = call_again(*way, "plan", root, out)
+            results["plan_one"] = call_again(*way, "plan", root, out, f"{count // 2:04d}")
         if options.part != "plan":
-            results["group"] = measure("group", *map(str, write_outputs(folder / "outputs", count)))
+            results["group"] = call_again(*way, "group", *write_outputs(folder / "outputs", count))
     for part, found in results.items():
         is_met = found["seconds"] < TARGETS[part] and found["peak_mb"] < MAX_MEGABYTES + 1e9 * (part == "group")
         loading = f", atlas and encoder {found['loading']:.1f} s more" if "loading" in found else ""

@@ -173,9 +173,6 @@ class StageLog:
         self.rows: list[Mapping[str, float]] = []
         self.seconds = 0.0
 
-    def start(self, step: int) -> None:
-        assert step == 0
-
     def append(self, rows: Sequence[Mapping[str, float]]) -> None:
         self.rows += rows
         if self.rows and self.steps and self.rows[-1]["step"] >= self.steps[0]:
@@ -192,7 +189,7 @@ def pretrain(
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan(recipe=recipe, settings={}, checkpoints=Path(folder), seed=seed)
         training = Pretraining(module, view, plan, device=torch.device(device), ranks=Ranks())
-        training.run(log, StopRequest())
+        training.run(log.append, StopRequest())
 
 
 def compare_seed(

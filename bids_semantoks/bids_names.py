@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from bids_semantoks.errors import SemantoksError
 
@@ -35,6 +35,8 @@ _SUFFIXES: Final = frozenset({"bold", "boldref", "mask", "timeseries", "regresso
 _COHORT: Final = re.compile(r"([a-zA-Z0-9]+)\+([0-9]+)")
 
 Entities = tuple[tuple[str, str], ...]
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +152,14 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 def sorted_naturally(labels: Iterable[str]) -> tuple[str, ...]:
     """Sort unique labels, numbers by value; the result does not depend on input order."""
     return tuple(sorted(set(labels), key=natural_key))
+
+
+def group_by(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    """Gather items by their key; groups, and items in them, in the order of appearance."""
+    groups: dict[_Key, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def format_label(text: str) -> str:

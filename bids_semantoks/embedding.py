@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.config import EmbeddingConfig, RunningConfig
-from bids_semantoks.errors import ConfigurationError, RunFailed
+from bids_semantoks.errors import ConfigurationError, ResourceError, RunFailed
 from bids_semantoks.files import hash_values
 from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.outcomes import Outcome, Tally, isolate, record_status, report_outcome, run_batch
-from bids_semantoks.outputs.features import remove_embedding, write_embedding
+from bids_semantoks.outputs.features import (
+    RunMean,
+    build_mean_reader,
+    read_mean_embedding,
+    remove_embedding,
+    write_embedding,
+)
 from bids_semantoks.outputs.sidecars import (
     build_embedding_sidecar,
     build_uri,
@@ -27,12 +34,15 @@ from bids_semantoks.outputs.sidecars import (
     note_damage,
 )
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar
-from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
+from bids_semantoks.quality.run_qc import write_run_qc
 from bids_semantoks.records import Embedding, Windows
-from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
+from bids_semantoks.runtime.logs import Progress
+from bids_semantoks.runtime.processes import WorkerDied, run_jobs
+from bids_semantoks.runtime.resources import choose_n_procs, share_cpus
 from bids_semantoks.signals.filters import GAPS
 from bids_semantoks.signals.windows import build_windows
 from bids_semantoks.statistics.series import compare_tokens, weigh_windows
+from bids_semantoks.training.packed import PackedRun, SignalStore
 
 if TYPE_CHECKING:
     from bids_semantoks.models.checkpoints import LoadedEncoder
@@ -47,6 +57,7 @@ _INHERITED = (
 )
 #: Rows of tokens whose similarities a sidecar holds.
 _MOST_COMPARED: Final = 64
+_RUNS_PER_READER: Final = 300  # fewer are read faster than a process starts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,12 +325,10 @@ def embed_missing(
 ) -> None:
     """Embed runs, each with a status, in this process or in several that load the encoder themselves."""
     device = str(encoder.frozen.device)
-    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-    if n_procs > 1:
-        limit_threads(choose_n_threads(running, n_procs=n_procs))
+    n_procs = share_cpus(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
+    load_worker = functools.partial(_load_worker, encoder.config, atlas, encoder.seed)
     run_batch(
-        _load_worker if n_procs > 1 else lambda: functools.partial(_embed_isolated, encoder),
-        (encoder.config, atlas, encoder.seed) if n_procs > 1 else (),
+        load_worker if n_procs > 1 else lambda: functools.partial(_embed_isolated, encoder),
         missing,
         n_procs=n_procs,
         stop_on_failure=running.stop_on_first_crash,
@@ -336,7 +345,7 @@ def _load_worker(config: EmbeddingConfig, atlas: AtlasNames, seed: int) -> Calla
 
 def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
     def embed() -> tuple[str, ...]:
-        remove_run_qc(run.paths)
+        run.paths.qc.unlink(missing_ok=True)  # it must not outlive its source
         return embed_run(run, encoder)
 
     outcome = isolate(embed, run, device=str(encoder.frozen.device))
@@ -344,3 +353,41 @@ def _embed_isolated(encoder: RunEncoder, run: StoredRun) -> Outcome:
         note_damage(run.paths.signals)
     write_run_qc(run.paths, seconds=outcome.seconds)
     return outcome
+
+
+def read_means(places: Sequence[OutputPaths], running: RunningConfig, *, min_kept: float | None) -> dict[Path, RunMean]:
+    """Read the number of windows of runs and their mean embeddings (dims,) by path; `min_kept` as in `weigh_windows`.
+    With a work directory tables are parsed once, for all that read them in this call and in later ones. Raises
+    ResourceError if a reading process was killed."""
+    work_dir = running.work_dir
+    sidecars = [read_sidecar(paths.embedding_sidecar) or {} for paths in places] if work_dir is not None else []
+    # Versions before 0.2 recorded no checksums, by which tables are known again.
+    if work_dir is None or not sidecars or not all("FilesSHA256" in one for one in sidecars):
+        return dict(_parse_means(places, running, min_kept))
+    keys = [f"{hash_values(one['FilesSHA256'])} {min_kept}" for one in sidecars]
+    known = dict(zip(keys, places, strict=True))
+    width = 1 + read_mean_embedding(places[0], min_kept)[1].size
+    store = SignalStore(work_dir / "embeddings" / f"{width}", width, "<f8")
+
+    def pack(missing: list[str]) -> Iterator[PackedRun]:
+        names = {known[key].embedding: key for key in missing}
+        for path, (n_windows, mean) in _parse_means([known[key] for key in missing], running, min_kept):
+            # One volume, with the number of windows before the mean.
+            values = np.concatenate([[n_windows], mean])[None]
+            present = np.ones(width, dtype=np.bool_)
+            yield PackedRun(key=names[path], participant="", repetition_time=0.0, values=values, present=present)
+
+    view = store.fill(keys, pack)
+    rows = (view.read(i)[0] for i in range(len(keys)))
+    return {paths.embedding: (int(row[0]), row[1:]) for paths, row in zip(places, rows, strict=True)}
+
+
+def _parse_means(
+    places: Sequence[OutputPaths], running: RunningConfig, min_kept: float | None
+) -> Iterator[tuple[Path, RunMean]]:
+    n_procs = choose_n_procs(running, n_jobs=len(places) // _RUNS_PER_READER, model_bytes=0)
+    results = run_jobs(functools.partial(build_mean_reader, min_kept), places, n_procs=n_procs)
+    for i, result in Progress("Averaging").each("run", results, total=len(places)):
+        if isinstance(result, WorkerDied):
+            raise ResourceError(f"Failed to read {places[i].embedding}: {result}.", hint="Reduce --n-procs.")
+        yield places[i].embedding, result

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_semantoks.analyses.choose import choose_stored, embed_others, load_others
 from bids_semantoks.bids_names import check_name
-from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, to_json
+from bids_semantoks.config import AppConfig, EmbeddingConfig, to_json
 from bids_semantoks.config.options import check
 from bids_semantoks.disk import check_writable
 from bids_semantoks.embedding import (
@@ -21,15 +20,14 @@ from bids_semantoks.embedding import (
     find_embedding_state,
     find_missing,
     leave_out_damaged,
+    read_means,
 )
-from bids_semantoks.errors import InputError, ResourceError, name_count
+from bids_semantoks.errors import InputError, name_count
 from bids_semantoks.inputs.names import find_roots
 from bids_semantoks.outcomes import Tally
 from bids_semantoks.outputs.dataset import write_descriptions
 from bids_semantoks.outputs.features import (
-    RunMean,
     average_runs,
-    build_mean_reader,
     describe_sessions,
     describe_weights,
     keep_first_sessions,
@@ -38,13 +36,11 @@ from bids_semantoks.outputs.features import (
     write_session_features,
 )
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds
-from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows
-from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.quality.cohort import CallFacts, build_rows, describe_rows, find_excluded
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.reporting import write_stored_methods
-from bids_semantoks.runtime.logs import Progress, open_log
-from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.runtime.resources import check_launch, choose_n_procs, open_work_dir, read_rank
+from bids_semantoks.runtime.logs import open_log
+from bids_semantoks.runtime.resources import check_launch, open_work_dir, read_rank
 
 if TYPE_CHECKING:
     from bids_semantoks.analyses.analyse import CallPlan
@@ -227,7 +223,8 @@ def _write_features(config: AppConfig, encoder: RunEncoder, label: str, complete
         runs = one.name_outputs(complete)
         used = keep_first_sessions(runs) if how == "first" else runs
         # Wide features have no table by session, which would need all means.
-        means = read_means(used if one.is_array else runs, config.running, min_kept=config.min_kept)
+        places = [run.paths for run in (used if one.is_array else runs)]
+        means = read_means(places, config.running, min_kept=config.min_kept)
         name, description = one.loaded.name, f"{describe_weights(config.min_kept)} {one.loaded.description}"
         path = write_features(
             config.out_dir,
@@ -301,17 +298,3 @@ def _pretrain(config: AppConfig, chosen: Sequence[StoredRun], atlas: AtlasNames)
         LOGGER.warning("--model %s is ignored: --pretrain embeds with the encoder that it trains.", model)
     path = pretrain_encoder(config, chosen, *atlas)
     return dataclasses.replace(config, embedding=dataclasses.replace(config.embedding, model=str(path)))
-
-
-def read_means(stored: Sequence[StoredRun], running: RunningConfig, *, min_kept: float | None) -> dict[Path, RunMean]:
-    """Average embeddings over the windows of each run, by path of the embedding; `min_kept` as in `weigh_windows`.
-    Raises ResourceError if a reading process was killed."""
-    n_procs = choose_n_procs(running, n_jobs=len(stored) // _RUNS_PER_READER, model_bytes=0)
-    read: dict[Path, RunMean] = {}
-    results = run_jobs(build_mean_reader, (min_kept,), [run.paths for run in stored], n_procs=n_procs)
-    for i, result in Progress("Averaging").each("run", results, total=len(stored)):
-        path = stored[i].paths.embedding
-        if isinstance(result, WorkerDied):
-            raise ResourceError(f"Failed to read {path}: {result}.", hint="Reduce --n-procs.")
-        read[path] = result
-    return read

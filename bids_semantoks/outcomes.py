@@ -144,15 +144,8 @@ def record_status(job: _Job, outcome: Outcome, *, device: str) -> None:
     if outcome.action == "kept":
         former = read_former_status(job.paths)
         effort = {key: former.get(key) if former.get("status") == "ok" else None for key in effort}
-    status = {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "message": outcome.message,
-        "action": outcome.action,
-        **effort,
-        "config_hash": job.settings_hash,
-        "attempt_hash": job.attempt_hash,
-    }
+    status = {key: getattr(outcome, key) for key in ("status", "reason", "message", "action")}
+    status |= effort | {"config_hash": job.settings_hash, "attempt_hash": job.attempt_hash}
     try:
         write_json(job.paths.status, status, only_if_changed=True)
     except OSError as error:
@@ -201,8 +194,7 @@ def review(jobs: Iterable[JobT], worker: Callable[[JobT], Outcome], tally: Tally
 
 
 def run_batch(
-    build_worker: Callable[..., Callable[[Any], Outcome]],
-    arguments: tuple[Any, ...],
+    build_worker: Callable[[], Callable[[Any], Outcome]],
     jobs: Sequence[_Job],
     *,
     n_procs: int,
@@ -212,14 +204,13 @@ def run_batch(
 ) -> None:
     """Run all jobs in `n_procs` processes, logging one line per job and counting its outcome in `tally`.
 
-    `build_worker(*arguments)` is called once per process (with several, the arguments must pickle) and returns the
-    function that runs one job. Once the disk is full, and with `stop_on_failure` after the first failure, no job
-    starts: jobs in progress finish, the rest are recorded as not tried. `on_done` is called with each job once it is
-    counted.
+    `build_worker()` is called once per process (with several, it must pickle), and returns the function for one job.
+    Once the disk is full, and with `stop_on_failure` after the first failure, no job starts: jobs in progress finish,
+    the rest are recorded as not tried. `on_done` is called with each job once it is counted.
     """
     started = time.monotonic()
     waiting, reason, cause = dict(enumerate(jobs)), "", ""
-    results = run_jobs(build_worker, arguments, jobs, n_procs=n_procs, is_wanted=lambda: not reason)
+    results = run_jobs(build_worker, jobs, n_procs=n_procs, is_wanted=lambda: not reason)
     for n_finished, (i, result) in enumerate(results, start=1):
         job, outcome = waiting.pop(i), result
         if isinstance(result, WorkerDied):
@@ -248,9 +239,7 @@ def _leave_out(jobs: Collection[_Job], reason: str, cause: str, tally: Tally) ->
 
 
 def _describe_death(death: WorkerDied) -> Outcome:
-    if death.was_killed:
-        message = (
-            "The process was killed, most likely because it ran out of memory. Use fewer processes or more memory."
-        )
-        return Outcome("failed", "out_of_memory", message)
-    return Outcome("failed", "internal", f"{death}.")
+    if not death.was_killed:
+        return Outcome("failed", "internal", f"{death}.")
+    why = "most likely because it ran out of memory"
+    return Outcome("failed", "out_of_memory", f"The process was killed, {why}. Use fewer processes or more memory.")

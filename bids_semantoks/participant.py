@@ -42,8 +42,7 @@ from bids_semantoks.outputs.store import (
     remove_signals,
     write_signals,
 )
-from bids_semantoks.quality.limits import check_kept_time
-from bids_semantoks.quality.run_qc import remove_run_qc, write_run_qc
+from bids_semantoks.quality.run_qc import check_kept_time, write_run_qc
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.reports.cohort_page import report_all
 from bids_semantoks.reports.figures_run import draw_figures
@@ -60,7 +59,7 @@ from bids_semantoks.run_plan import (
     make_signals,
 )
 from bids_semantoks.runtime.logs import open_log
-from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads, open_work_dir
+from bids_semantoks.runtime.resources import open_work_dir, share_cpus
 from bids_semantoks.signals.denoising import load_denoising
 from bids_semantoks.signals.read_series import read_first_header
 
@@ -91,13 +90,11 @@ def run_participants(config: AppConfig, inputs: tuple[Dataset, tuple[str, ...]] 
         reports.finish(job.participant)
     reports.write_absent(job.participant for job in done if not reports.left[job.participant])
     n_bytes, device = encoder.n_bytes if encoder else 0, in_this_process.device
-    n_procs = choose_n_procs(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
+    n_procs = share_cpus(config.running, n_jobs=len(todo), model_bytes=n_bytes, device=device)
     if n_procs > 1:
-        limit_threads(choose_n_threads(config.running, n_procs=n_procs))
         LOGGER.info("Processing %d runs with %d processes.", len(todo), n_procs)
     run_batch(
-        RunWorker if n_procs > 1 else lambda: in_this_process,
-        (plan,) if n_procs > 1 else (),
+        functools.partial(RunWorker, plan) if n_procs > 1 else lambda: in_this_process,
         todo,
         n_procs=n_procs,
         stop_on_failure=config.running.stop_on_first_crash,
@@ -161,7 +158,7 @@ def build_plan(
     nothing. Raises SemantoksError if anything requested is missing or incompatible."""
     dataset, participants = inputs or open_inputs(config)
     denoised, is_parcellated = dataset.denoised, dataset.is_parcellated
-    config = _with_atlas_of_layout(_without_second_denoising(_without_new_database(config), denoised), dataset)
+    config = _adapt(config, dataset)
     denoising = load_denoising(config.signals.denoise, config.signals.band_pass)
     if is_parcellated:
         runs, atlas = _find_series(config, dataset, participants)
@@ -185,15 +182,10 @@ def build_plan(
         # Runs in native space are an exception that the methods text must mention.
         averaged_over=next((run for run in runs if run.warp), runs[0]).averaged_over,
     )
-    LOGGER.info(
-        "Found %s of %s in %s; atlas %s (%d parcels); %s.",
-        name_count(len(runs), "run"),
-        name_count(len({run.entity("sub") for run in runs}), "participant"),
-        atlas.space or "an unknown space",
-        atlas.name,
-        len(atlas.parcels),
-        encoder.loaded.description.rstrip(".") if encoder else "no encoder",
-    )
+    people = name_count(len({run.entity("sub") for run in runs}), "participant")
+    space, what = atlas.space or "an unknown space", encoder.loaded.description if encoder else "no encoder"
+    facts = name_count(len(runs), "run"), people, space, atlas.name, len(atlas.parcels), what.rstrip(".")
+    LOGGER.info("Found %s of %s in %s; atlas %s (%d parcels); %s.", *facts)
     for warning in encoder.frozen.match.warnings if encoder else ():
         LOGGER.warning("%s", warning)
     return plan, encoder, build_jobs(plan, encoder, runs)
@@ -214,35 +206,29 @@ def load_run_atlas(config: AppConfig, run: Run) -> Atlas:
     return load_atlas(signals.atlas, space=space, cohort=cohort, directory=signals.atlas_dir, work_dir=work_dir)
 
 
-def _without_new_database(config: AppConfig) -> AppConfig:
-    """Let a dry run use an existing pybids database, but not create one."""
-    folder = config.selection.bids_database_dir
-    if not config.running.dry_run or folder is None or folder.exists():
-        return config
-    return dataclasses.replace(config, selection=dataclasses.replace(config.selection, bids_database_dir=None))
+def _adapt(config: AppConfig, dataset: Dataset) -> AppConfig:
+    """Fit options to a dataset: the atlas of its layout unless the user requests another than the default, no second
+    denoising, and in a dry run no new pybids database."""
+    selection, signals, layout = config.selection, config.signals, dataset.derivatives[0].layout
+    if config.running.dry_run and selection.bids_database_dir and not selection.bids_database_dir.exists():
+        selection = dataclasses.replace(selection, bids_database_dir=None)
+    if dataset.denoised is not None:
+        signals = _without_second_denoising(signals, dataset.denoised)
+    if layout is not None and layout.atlas and signals.atlas == SignalsConfig().atlas:
+        signals = dataclasses.replace(signals, atlas=layout.atlas)
+    return dataclasses.replace(config, selection=selection, signals=signals)
 
 
-def _with_atlas_of_layout(config: AppConfig, dataset: Dataset) -> AppConfig:
-    """Use the atlas of a layout, unless the user requests another than the default."""
-    layout = dataset.derivatives[0].layout
-    if layout is None or not layout.atlas or config.signals.atlas != SignalsConfig().atlas:
-        return config
-    return dataclasses.replace(config, signals=dataclasses.replace(config.signals, atlas=layout.atlas))
-
-
-def _without_second_denoising(config: AppConfig, denoised: Derivative | None) -> AppConfig:
-    """Disable denoising and filtering that were already applied to the inputs;
-    ConfigurationError if the user requests them."""
-    signals, usual = config.signals, SignalsConfig()
-    if denoised is None:
-        return config
+def _without_second_denoising(signals: SignalsConfig, denoised: Derivative) -> SignalsConfig:
+    """Disable denoising and filtering that were already applied to the inputs; ConfigurationError if the user requests
+    them."""
+    usual, band = SignalsConfig(), signals.band_pass
     where = f"the images in {denoised.path} were already denoised by {denoised.pipeline}"
     hint = "Remove the option, or use the dataset before denoising."
     if signals.denoise not in (usual.denoise, "none"):
         raise ConfigurationError(f"--denoise {signals.denoise} would denoise twice: {where}.", hint=hint)
     if signals.denoise != "none":
         LOGGER.info("Using --denoise none instead of %s: %s.", signals.denoise, where)
-    band = signals.band_pass
     if denoised.source.is_filtered and band is not None:
         if band != usual.band_pass:
             low, high = band
@@ -251,7 +237,7 @@ def _without_second_denoising(config: AppConfig, denoised: Derivative | None) ->
             )
         LOGGER.info("Skipping the band-pass filter: already applied by %s.", denoised.pipeline)
         band = None
-    return dataclasses.replace(config, signals=dataclasses.replace(signals, denoise="none", band_pass=band))
+    return dataclasses.replace(signals, denoise="none", band_pass=band)
 
 
 def _find_series(config: AppConfig, dataset: Dataset, participants: tuple[str, ...]) -> tuple[tuple[Run, ...], Atlas]:
@@ -300,7 +286,7 @@ class RunWorker:
         repeated."""
         plan, paths = self.plan, job.paths
         if not job.is_complete:
-            remove_run_qc(paths)
+            paths.qc.unlink(missing_ok=True)  # it must not outlive its source
         check_space(plan, job.run)
         warnings: tuple[str, ...] = ()
         needs_embedding = job.needs_embedding

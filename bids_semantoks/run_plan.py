@@ -25,7 +25,7 @@ from bids_semantoks.outputs.sidecars import (
     is_older,
 )
 from bids_semantoks.outputs.store import OutputPaths, build_paths, read_former_status, read_sidecar
-from bids_semantoks.quality.limits import check_kept_time
+from bids_semantoks.quality.run_qc import check_kept_time
 from bids_semantoks.records import Atlas, ParcelSignals, Run
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.signals.cleaning import CLEANING
@@ -207,9 +207,11 @@ def describe_jobs(plan: Plan, jobs: list[RunJob]) -> tuple[list[str], str]:
     counts = Counter(action for _, action, _, _ in found)
     total = ", ".join(f"{counts[action]} to {action}" for action in _ACTIONS if counts[action])
     if plan.config.running.format == "text":
-        return [
-            f"{job.paths.stem}: {_say_action(action, reason, words)}" for job, action, reason, words in found
-        ], total
+        lines = []
+        for job, action, reason, words in found:
+            what = "" if action == "make" else f"{action}, {reason}: " if reason else f"{action}, "
+            lines.append(f"{job.paths.stem}: {what}{words}")
+        return lines, total
     rows = [("run", "participant_id", "action", "reason", "recorded", "message", "is_current")]
     for job, action, reason, words in found:
         former = read_former_status(job.paths)
@@ -222,10 +224,6 @@ def _is_current(job: RunJob, former: dict[str, Any]) -> bool:
     """Return whether a recorded status has the files, settings and limits of this call. Versions before 0.2 recorded
     settings only, so their runs are tried again."""
     return former.get("attempt_hash") == job.attempt_hash
-
-
-def _say_action(action: str, reason: str, words: str) -> str:
-    return words if action == "make" else f"{action}, {reason}: {words}" if reason else f"{action}, {words}"
 
 
 def _check_job(plan: Plan, job: RunJob) -> None:

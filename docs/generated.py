@@ -19,7 +19,7 @@ import click
 from bids_semantoks.config import command
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.outputs.sidecars import read_column_descriptions
-from bids_semantoks.quality.limits import REMEDIES
+from bids_semantoks.quality.run_qc import REMEDIES
 
 _FENCE = re.compile(r"^```\{generated\} (?P<call>.+)\n(?P<body>(?:(?!```).*\n)*)```$", re.MULTILINE)
 

@@ -12,7 +12,7 @@ import pytest
 from helpers.documented import DOCS, find_undocumented, matches, read_page, read_sections
 
 from bids_semantoks.errors import RunFailed, RunSkipped, SemantoksError
-from bids_semantoks.quality.limits import REMEDIES
+from bids_semantoks.quality.run_qc import REMEDIES
 
 SCRIPTS = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["scripts"]
 
@@ -25,9 +25,12 @@ def find_flags(text: str) -> set[str]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_option_of_every_program_stands_in_the_reference(script, capsys):
-    module = importlib.import_module(SCRIPTS[script].partition(":")[0])
+    module, _, main = SCRIPTS[script].partition(":")
+    program = importlib.import_module(module)
+    for name in main.split(".")[:-1]:
+        program = getattr(program, name)
     with contextlib.suppress(SystemExit):
-        module.call(["--help"])
+        program.call(["--help"])
     flags = find_flags(capsys.readouterr().out) - {"-h", "--help"}
     _, _, section = read_page("reference/command_line").partition(f"```{{program}} {script}\n")
     described = set(re.findall(r"--?[a-z][a-z-]*", "\n".join(re.findall(r"^```\{option\} (.*)$", section, re.M))))

@@ -10,11 +10,12 @@ import pytest
 from bids_semantoks.analyses import choose
 from bids_semantoks.analyses.choose import build_twin, embed_stored
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
-from bids_semantoks.embedding import build_run_encoder, embed_missing, find_missing
+from bids_semantoks.embedding import build_run_encoder, embed_missing, find_missing, read_means
 from bids_semantoks.errors import ConfigurationError
-from bids_semantoks.files import hash_values
+from bids_semantoks.files import hash_file, hash_values
 from bids_semantoks.group import run_group
 from bids_semantoks.outcomes import Tally
+from bids_semantoks.outputs import features
 from bids_semantoks.outputs.dataset import read_atlas_table
 from bids_semantoks.outputs.features import read_embedding
 from bids_semantoks.outputs.store import find_stored_runs
@@ -103,9 +104,9 @@ def test_an_encoder_to_compare_with_embeds_in_several_processes_to_the_same_byte
     asked = []
     run_jobs = choose.run_jobs
 
-    def remember(build, arguments, jobs, *, n_procs):
+    def remember(build, jobs, *, n_procs):
         asked.append(n_procs)
-        return run_jobs(build, arguments, jobs, n_procs=n_procs)
+        return run_jobs(build, jobs, n_procs=n_procs)
 
     monkeypatch.setattr(choose, "run_jobs", remember)
     made = []
@@ -204,3 +205,32 @@ def test_the_label_of_a_single_readout_tells_it(config):
         asked = dataclasses.replace(config.embedding, pooling=(pooling,))
         encoder = build_run_encoder(asked, parcels, networks, seed=0)
         assert (encoder.loaded.name, encoder.settings["pooling"], encoder.others) == (name, pooling, ())
+
+
+def test_mean_embeddings_are_parsed_once_where_there_is_a_work_directory(config, tmp_path, monkeypatch):
+    _, _, stored, _ = find(config)
+    places = [run.paths for run in stored]
+    plain = read_means(places, config.running, min_kept=0.5)
+    parsed = []
+    read = features.read_window_table
+    monkeypatch.setattr(features, "read_window_table", lambda paths: (parsed.append(paths.stem), read(paths))[1])
+    running = dataclasses.replace(config.running, work_dir=tmp_path / "work")
+    for n_parsed in (len(places), 0):
+        parsed.clear()
+        kept = read_means(places, running, min_kept=0.5)
+        assert len(set(parsed)) == max(n_parsed, 1)  # one is read to learn the width
+        assert list(kept) == list(plain)
+        for path, (n_windows, mean) in plain.items():
+            assert kept[path][0] == n_windows
+            np.testing.assert_array_equal(kept[path][1], mean)
+    # Others that are weighted otherwise, or embedded again, are other numbers.
+    parsed.clear()
+    read_means(places, running, min_kept=None)
+    assert len(set(parsed)) == len(places)
+    changed = json.loads(places[2].embedding_sidecar.read_text())
+    other = places[3]
+    shutil.copy(other.embedding, places[2].embedding)
+    changed["FilesSHA256"] = {places[2].embedding.name: hash_file(other.embedding)}
+    places[2].embedding_sidecar.write_text(json.dumps(changed))
+    again = read_means(places, running, min_kept=0.5)
+    np.testing.assert_array_equal(again[places[2].embedding][1], plain[other.embedding][1])

@@ -118,7 +118,7 @@ def test_no_template_prints_what_it_is_given_as_it_is():
     assert templates
     for path in templates:
         assert not re.search(r"\|\s*safe|autoescape", path.read_text()), path
-        assert "Content-Security-Policy" in path.read_text(), path
+        assert path.name.endswith(".md.jinja") or "Content-Security-Policy" in path.read_text(), path
 
 
 def test_tests_mirror_the_tree():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import logging
 from pathlib import Path
@@ -40,8 +41,7 @@ def test_runs_that_were_not_tried_after_a_failure_have_a_status(tmp_path, caplog
     done = []
     with caplog.at_level(logging.WARNING, logger="bids_semantoks"):
         outcomes.run_batch(
-            build_failing_worker,
-            (stems[1],),
+            functools.partial(build_failing_worker, stems[1]),
             jobs,
             n_procs=n_procs,
             stop_on_failure=True,
@@ -153,7 +153,7 @@ def test_no_run_starts_on_a_full_disk(tmp_path):
     jobs = [FakeJob(OutputPaths(out_dir=tmp_path, directory=tmp_path / stem, stem=stem, model="")) for stem in stems]
     tally = outcomes.Tally()
     arguments = {"n_procs": 1, "stop_on_failure": False, "tally": tally}
-    outcomes.run_batch(build_filling_worker, ("02",), jobs, **arguments)
+    outcomes.run_batch(functools.partial(build_filling_worker, "02"), jobs, **arguments)
     records = [json.loads(job.paths.status.read_text()) for job in jobs]
     assert [record["reason"] for record in records] == ["", *["disk_full"] * 6]
     assert all(f"the disk was full when processing {stems[1]}" in record["message"] for record in records[2:])

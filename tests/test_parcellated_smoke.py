@@ -15,6 +15,7 @@ from helpers.documented import find_undocumented
 
 from bids_semantoks.cli import call
 from bids_semantoks.demo.study import write_parcellated
+from bids_semantoks.errors import name_count
 from bids_semantoks.files import read_table
 from bids_semantoks.outputs.store import read_statuses
 from bids_semantoks.records import CANONICAL_NETWORKS
@@ -105,7 +106,7 @@ def test_the_same_call_goes_on_and_denoising_does_not_count(
     next(out.glob("sub-002/func/*_stat-mean_timeseries.json")).unlink()
     code, text = app(series, out)
     assert code == 0
-    assert f"Keeping {N - 1} runs " in text
+    assert f"Keeping {name_count(N - 1, 'run')} " in text
     assert f"{N} ok, 0 skipped" in text
     assert read_tables(out, "*_embedding.tsv") == read_tables(found, "*_embedding.tsv")
 

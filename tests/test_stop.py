@@ -36,7 +36,8 @@ def wait(_):
 
 cli._run, cli.parse = wait, list
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)  # tests may run under nohup, or in the background of a shell
 if "ignore" in sys.argv:
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -155,7 +155,7 @@ def run_probes(prober: Prober, encoder: RunEncoder, stored: Sequence[StoredRun],
         phenotypes = adjust_comparisons(probe_all(prober))
     rows = next((one.design.rows for one in phenotypes if not one.design.rows.has_sessions), None)
     if rows is None:
-        rows = build_rows(stored, by_session=False, min_kept=config.min_kept)
+        rows = build_rows(stored, by_session=False, min_kept=config.min_kept, running=config.running)
     with use_threads(n_threads):
         leakage = measure_leakage(prober, rows)
     n_people = len(set(rows.participants))

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import t
 
+from bids_semantoks.analyses.choose import build_twin, embed_stored
 from bids_semantoks.analyses.design import SITE_NAMES
-from bids_semantoks.analyses.portable import Application, Predictor, find_predictor, list_outside, measure_input
+from bids_semantoks.analyses.portable import Predictor, find_predictor, list_flags, measure_input, read_carried
 from bids_semantoks.analyses.rows import MEASURES, Rows, build_rows, compute_measure, read_embeddings
 from bids_semantoks.analyses.saving import list_parcels
 from bids_semantoks.config import AppConfig
+from bids_semantoks.config.options import check
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.errors import AtlasError, ConfigurationError, InputError
+from bids_semantoks.errors import AtlasError, InputError
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.inputs.phenotypes import Column, find_columns
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.features import keep_first_sessions
 from bids_semantoks.outputs.group_tables import build_group_table, write_group_table
-from bids_semantoks.outputs.predicted_table import PREDICTED, write_predicted
-from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
+from bids_semantoks.outputs.group_words import show_model
+from bids_semantoks.outputs.predictor_files import CARRIED, PREDICTED, RESEARCH_ONLY, write_predicted
 from bids_semantoks.outputs.store import StoredRun
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.group_page import draw_group_page
 from bids_semantoks.statistics.class_metrics import compute_calibration
-from bids_semantoks.statistics.conformal import LEVEL, choose_sets, find_shifts, recalibrate
-from bids_semantoks.statistics.metrics import compute_scores
+from bids_semantoks.statistics.metrics import Score, compute_scores
+from bids_semantoks.statistics.portable import LEVEL, choose_sets, find_shifts, recalibrate
 from bids_semantoks.statistics.predictions import Predictions, compute_probabilities
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -42,32 +45,33 @@ _MIN_SCORED, _MIN_LABELLED = 5, 10
 class ApplicationPlan:
     """A predictor to be applied in a call, checked before anything is embedded."""
 
-    encoder: str  # label of the readout
+    encoder: str  # label of the readout; empty for baselines
+    twin: RunEncoder | None = None  # random weights, to be embedded with
 
     def __init__(self, config: AppConfig, chosen: Sequence[StoredRun]) -> None:
         self.config, asked = config, config.probing
         self.predictor = Predictor(find_predictor(asked.apply_predictor or "", config.out_dir))
-        facts = self.predictor.facts
-        if asked.recalibrate and len(facts.classes) > 2:
-            raise ConfigurationError(
-                f"--recalibrate corrects values and two classes; {self.predictor.path.name} predicts "
-                f"{len(facts.classes)}.",
-                hint="Remove the option.",
-            )
-        if config.selection.sessions == "each":
-            raise ConfigurationError(
-                "--apply-predictor predicts participants, not sessions.", hint="Use --sessions first or mean."
-            )
-        if config.min_kept != facts.min_kept:
-            raise ConfigurationError(
-                f"--min-kept is {config.min_kept}, but was {facts.min_kept} for the predictor "
-                f"{self.predictor.path.name}.",
-                hint="Use the same.",
-            )
+        facts, name = self.predictor.facts, self.predictor.path.name
+        check(
+            not asked.recalibrate or len(facts.classes) <= 2,
+            f"--recalibrate corrects values and two classes; {name} predicts {len(facts.classes)}.",
+            "Remove the option.",
+        )
+        check(
+            config.selection.sessions != "each",
+            "--apply-predictor predicts participants, not sessions.",
+            "Use --sessions first or mean.",
+        )
+        check(
+            config.min_kept == facts.min_kept,
+            f"--min-kept is {config.min_kept}, but was {facts.min_kept} for the predictor {name}.",
+            "Use the same.",
+        )
         for run in {str(run.sidecar["Settings"]): run for run in chosen}.values():
             self._check_atlas(run)
-            self.predictor.check_signals(run.sidecar["Settings"])
+            self.predictor.check_settings("signals", run.sidecar["Settings"])
         self.columns = self._find_columns(chosen)
+        self.truth = self._find_truth(sorted({run.entities["sub"] for run in chosen}))
 
     def _check_atlas(self, run: StoredRun) -> None:
         facts, settings = self.predictor.facts, run.sidecar["Settings"]
@@ -89,9 +93,10 @@ class ApplicationPlan:
         needed = [one.name for one in facts.covariates if one.name not in MEASURES]
         needed += [asked.recalibrate] if asked.recalibrate else []
         optional = [facts.phenotype, *filter(None, [facts.site_column]), *SITE_NAMES]
+        optional += [one.name for one in facts.covariates]
         keys = sorted({(run.entities["sub"], "") for run in chosen})
         try:
-            return find_columns(
+            found = find_columns(
                 self.config.bids_dir,
                 list(dict.fromkeys(needed)),
                 phenotype=asked.phenotype,
@@ -104,11 +109,24 @@ class ApplicationPlan:
                 raise
             LOGGER.info("Predictions are not compared with true values. %s", error.message)
             return {}
+        for name, column in [(name, column) for name, column in found.items() if column.has_sessions]:
+            message = f"Column {name} of {column.table} has one value per session; expected one per participant."
+            if name in needed:
+                raise InputError(message, hint="Give such a table with --phenotype.")
+            LOGGER.warning("%s It is not used.", message)
+            del found[name]
+        return found
 
     def check_encoders(self, encoders: Sequence[RunEncoder]) -> None:
-        """Find the readout of the predictor; ModelError or ConfigurationError if the call has another one."""
-        own = self.predictor.facts.embedding_settings
-        readouts = [one for encoder in encoders for one in encoder.readouts]
+        """Find the readout of the predictor, if it has one; ModelError or ConfigurationError if the call has another
+        one."""
+        facts, self.encoder = self.predictor.facts, ""
+        if facts.model in CARRIED:
+            return
+        readouts, own = [one for encoder in encoders for one in encoder.readouts], facts.embedding_settings
+        if facts.model == "random":
+            readouts = [build_twin(encoders[0])]
+            self.twin = readouts[0]
         alike = [one for one in readouts if one.settings.get("model_sha256") == own.get("model_sha256")]
         best = next((one for one in alike if one.settings == own), (alike or readouts)[0])
         self.predictor.check_embeddings(best.settings)
@@ -116,22 +134,25 @@ class ApplicationPlan:
 
     def run(self, stored: Sequence[StoredRun]) -> None:
         """Predict, write tables and page, and log what was found."""
+        if self.twin is not None:
+            embed_stored(stored, self.twin, why="with random weights", running=self.config.running)
         is_first = self.config.selection.sessions == "first"
-        rows = build_rows(
-            keep_first_sessions(stored) if is_first else stored, by_session=False, min_kept=self.config.min_kept
-        )
-        frame = self._build_frame(rows)
-        found, truth = self.predictor.apply(frame), self._find_truth(rows)
-        table: dict[str, Any] = self.predictor.show(found.scores)
-        judged = Judgement(self.predictor, found.scores, truth, seed=self.config.running.random_seed)
-        facts = self._describe(rows, found, judged)
-        corrected = None
+        kept, how = keep_first_sessions(stored) if is_first else stored, self.config.running
+        rows = build_rows(kept, by_session=False, min_kept=self.config.min_kept, running=how)
+        frame, values = self._build_frame(rows), self._read_values(rows)
+        scores, flags, p_values = self.predictor.apply(values, frame)
+        truth = np.array([self.truth[sub] for sub, _ in rows.keys])
+        table: dict[str, Any] = self.predictor.show(scores)
+        judged = Judgement(self.predictor, scores, truth, seed=self.config.running.random_seed)
+        facts, nested = self._describe(rows, judged), None
+        counts = [[name, int(own.sum())] for name, own in flags.items() if own.any()]
+        facts["Flags"] = sorted(counts, key=lambda one: -one[1])
+        facts["Shifts"] = find_shifts(p_values) if p_values else []
         if self.config.probing.recalibrate:
-            corrected = judged.recalibrate()
-            shown = self.predictor.show(corrected.scores, home=(corrected.truth, corrected.nested))
+            scores, nested, facts["Recalibration"] = judged.recalibrate()
+            shown = self.predictor.show(scores, home=(judged.truth, nested))
             table |= {f"recalibrated_{name}": values for name, values in shown.items()}
-            facts["Recalibration"] = corrected.facts
-        table |= {"flags": found.list_flags(), "n_absent_parcels": frame["n_absent_parcels"].astype(int).tolist()}
+        table |= {"flags": list_flags(flags), "n_absent_parcels": frame["n_absent_parcels"].astype(int).tolist()}
         table["truth"] = [
             None if math.isnan(one) else self.predictor.classes[int(one)] if self.predictor.classes else one
             for one in truth.tolist()
@@ -139,8 +160,8 @@ class ApplicationPlan:
         name = self.predictor.path.resolve().name
         path = write_predicted(self.config.out_dir, name, rows.participants.tolist(), table, self.predictor.facts)
         facts["Table"] = path.relative_to(self.config.out_dir).as_posix()
-        scores = judged.tabulate(corrected)
-        write_group_table(self.config.out_dir, PREDICTED, build_group_table(PREDICTED, scores), facts)
+        scored = build_group_table(PREDICTED, judged.tabulate(nested))
+        write_group_table(self.config.out_dir, PREDICTED, scored, facts)
         draw_group_page(self.config)
         LOGGER.info(
             "Predicted %s of %d participants (%s): %s", self.predictor.phenotype, len(rows.keys), RESEARCH_ONLY, path
@@ -152,62 +173,61 @@ class ApplicationPlan:
                 ", ".join(facts["Shifts"]),
             )
 
+    def _read_values(self, rows: Rows) -> NDArray[np.floating[Any]] | None:
+        """Read the features (n, d), None where they are covariates."""
+        model = self.predictor.facts.model
+        if self.encoder:
+            return read_embeddings(rows, self.encoder)
+        return None if model == "covariates" else read_carried(rows, model)
+
     def _build_frame(self, rows: Rows) -> pd.DataFrame:
-        """Build the table that `Predictor.apply` reads: measures, covariates, site, dimensions."""
-        values = read_embeddings(rows, self.encoder)
+        """Build the table that `Predictor.apply` reads: measures, covariates, site."""
+        covariates = {one.name for one in self.predictor.facts.covariates}
         columns: dict[str, Any] = dict(measure_input(rows, self.encoder))
-        for one in self.predictor.facts.covariates:
-            if one.name not in self.columns:
-                columns[one.name] = compute_measure(rows, one.name)
-        wanted = {one.name for one in self.predictor.facts.covariates} | {self.predictor.facts.site_column}
-        columns |= {name: self._find_cells(rows, name) for name in wanted & self.columns.keys()}
-        dims = {f"dim{d:04d}": values[:, d - 1] for d in range(1, values.shape[1] + 1)}
-        return pd.DataFrame(columns | dims)
+        columns |= {name: compute_measure(rows, name) for name in covariates - self.columns.keys()}
+        wanted = (covariates | {self.predictor.facts.site_column}) & self.columns.keys()
+        return pd.DataFrame(columns | {name: self.columns[name].find(rows.keys) for name in wanted})
 
-    def _find_cells(self, rows: Rows, name: str) -> tuple[str | None, ...]:
-        column = self.columns[name]
-        if column.has_sessions:
+    def _find_truth(self, people: Sequence[str]) -> dict[str, float]:
+        """Find true values or indices of classes by participant, NaN where unknown."""
+        asked, classes = self.config.probing, self.predictor.classes
+        column = self.columns.get(asked.recalibrate or self.predictor.phenotype)
+        if column is None:
+            return dict.fromkeys(people, math.nan)
+        cells = zip(people, column.find([(label, "") for label in people]), strict=True)
+        known = {label: cell for label, cell in cells if cell is not None}
+        values: dict[str, Any] = {label: parse_number(cell) for label, cell in known.items()}
+        if classes:
+            values = {label: classes.index(cell) for label, cell in known.items() if cell in classes}
+        if None in values.values():
             raise InputError(
-                f"Column {name} of {column.table} has one value per session; expected one per participant.",
-                hint="Give such a table with --phenotype.",
+                f"Column {column.name} of {column.table} has non-numeric values.", hint="Write n/a for missing values."
             )
-        return column.find(rows.keys)
-
-    def _find_truth(self, rows: Rows) -> Floats:
-        """Find true values or indices of classes (n,), NaN where unknown."""
-        name, classes = self.config.probing.recalibrate or self.predictor.phenotype, self.predictor.classes
-        if name not in self.columns:
-            return np.full(len(rows.keys), np.nan)
-        cells = self._find_cells(rows, name)
-        if not classes:
-            numbers = [math.nan if cell is None else parse_number(cell) for cell in cells]
-            if None in numbers:
-                raise InputError(
-                    f"Column {name} of {self.columns[name].table} has non-numeric values.",
-                    hint="Write n/a for missing values.",
-                )
-            return np.array(numbers, dtype=np.float64)
-        if unknown := sorted({cell for cell in cells if cell is not None} - set(classes)):
+        if classes and (others := sorted(set(known.values()) - set(classes))):
             LOGGER.warning(
                 "Column %s has classes that the predictor does not know, which are not scored: %s.",
-                *(name, ", ".join(unknown[:5])),
+                *(column.name, ", ".join(others[:5])),
             )
-        return np.array([classes.index(cell) if cell in classes else math.nan for cell in cells])
+        if asked.recalibrate:
+            _check_labelled(list(values.values()))
+        return dict.fromkeys(people, math.nan) | values
 
-    def _describe(self, rows: Rows, found: Application, judged: Judgement) -> dict[str, Any]:
+    def _describe(self, rows: Rows, judged: Judgement) -> dict[str, Any]:
         facts = self.predictor.facts
         site = next((one for one in (facts.site_column, *SITE_NAMES) if one in self.columns), None)
-        places = self._find_cells(rows, site) if site and not self.columns[site].has_sessions else ()
+        places = self.columns[site].find(rows.keys) if site else ()
         return {
             "Predictor": self.predictor.path.resolve().name,
             "Phenotype": facts.phenotype,
             "Classes": list(facts.classes),
-            "Encoder": {"Name": facts.model, "Description": facts.encoder, "SHA256": facts.encoder_sha256},
+            "Encoder": {
+                "Name": show_model(facts.model),
+                "Description": facts.encoder or "none: features are from signals and tables",
+                "SHA256": facts.encoder_sha256,
+            },
             "ParticipantsAtHome": facts.n_participants,
             "Participants": len(rows.keys),
-            "Predicted": int((~np.isnan(found.scores).any(axis=1)).sum()),
-            "Flags": [[name, count] for name, count in list_outside(found.flags)],
-            "Shifts": find_shifts(found.p_values) if found.p_values else [],
+            "Predicted": int((~np.isnan(judged.all_scores).any(axis=1)).sum()),
             "Coverage": judged.measure_coverage(),
             "Bias": judged.measure_bias(places),
             "Calibration": judged.describe_calibration(),
@@ -215,13 +235,13 @@ class ApplicationPlan:
         }
 
 
-class Recalibration:
-    """Scores after a correction of intercept and slope."""
-
-    def __init__(self, scores: Floats, truth: Floats, nested: Floats, facts: Mapping[str, Any]) -> None:
-        self.scores = scores  # (n, 1 or 2) of everybody
-        self.truth, self.nested = truth, nested  # (k,) and (k, 1 or 2) of labelled people, who were left out
-        self.facts = dict(facts)
+def _check_labelled(values: Sequence[float]) -> None:
+    if len(values) < _MIN_LABELLED or len(set(values)) == 1:
+        raise InputError(
+            f"--recalibrate needs true values of at least {_MIN_LABELLED} participants that are not all the same, "
+            f"found {len(values)}.",
+            hint="Remove the option to predict without a correction.",
+        )
 
 
 class Judgement:
@@ -233,28 +253,26 @@ class Judgement:
         self.known, self.truth, self.scores = known, truth[known], scores[known]
         self.is_enough = len(self.truth) >= _MIN_SCORED
 
-    def tabulate(self, corrected: Recalibration | None) -> list[dict[str, object]]:
-        """Tabulate scores at home, here where they are known, and after a correction: rows of group_predictor.tsv."""
-        here = self._score(self.scores) if self.is_enough else {}
-        nested = self._score(corrected.nested) if corrected is not None else {}
+    def tabulate(self, nested: Floats | None) -> list[dict[str, object]]:
+        """Tabulate scores at home, here where they are known, and of nested corrected ones (k, 1 or 2): rows of
+        group_predictor.tsv."""
+        sources: dict[str, Any] = {"": self._score(self.scores) if self.is_enough else {}}
+        sources["home_"] = {one.metric: one for one in self.predictor.facts.scores}
+        sources["recalibrated_"] = {} if nested is None else self._score(nested)
+        first = {"phenotype": self.predictor.phenotype, "n_participants": len(self.truth)}
         return [
-            {
-                "phenotype": self.predictor.phenotype,
-                "metric": one.metric,
-                "n_participants": len(self.truth),
-                **{name: here.get(one.metric, {}).get(name) for name in ("value", "ci_low", "ci_high")},
-                **{f"home_{name}": getattr(one, name) for name in ("value", "ci_low", "ci_high")},
-                **{
-                    f"recalibrated_{name}": nested.get(one.metric, {}).get(name)
-                    for name in ("value", "ci_low", "ci_high")
-                },
+            first
+            | {"metric": metric}
+            | {
+                f"{prefix}{name}": getattr(found.get(metric), name, None)
+                for prefix, found in sources.items()
+                for name in ("value", "ci_low", "ci_high")
             }
-            for one in self.predictor.facts.scores
+            for metric in sources["home_"]
         ]
 
-    def _score(self, scores: Floats) -> dict[str, dict[str, float]]:
-        found = compute_scores(self._build(scores), seed=self.seed)
-        return {one.metric: {name: getattr(one, name) for name in ("value", "ci_low", "ci_high")} for one in found}
+    def _score(self, scores: Floats) -> dict[str, Score]:
+        return {one.metric: one for one in compute_scores(self._build(scores), seed=self.seed)}
 
     def _build(self, scores: Floats) -> Predictions:
         """Build predictions as of one fold by one model, which nothing else shares rows with."""
@@ -321,18 +339,13 @@ class Judgement:
             "Predictions": counts.tolist(),
         }
 
-    def recalibrate(self) -> Recalibration:
-        """Correct intercept and slope by the people with true values; InputError if they are too few."""
+    def recalibrate(self) -> tuple[Floats, Floats, dict[str, Any]]:
+        """Correct intercept and slope by the people with true values: scores (n, 1 or 2) of everybody, nested ones
+        (k, 1 or 2), and facts for the page; InputError if they are too few."""
         k, is_class = len(self.truth), bool(self.predictor.classes)
-        if k < _MIN_LABELLED or np.ptp(self.truth) == 0:
-            raise InputError(
-                f"--recalibrate needs true values of at least {_MIN_LABELLED} participants that are not all the same, "
-                f"found {k}.",
-                hint="Remove the option to predict without a correction.",
-            )
-        (intercept, slope), nested = recalibrate(
-            self.truth, self._to_line(self.scores), is_class=is_class, seed=self.seed
-        )
+        _check_labelled(self.truth.tolist())
+        line = self._to_line(self.scores)
+        (intercept, slope), nested = recalibrate(self.truth, line, is_class=is_class, seed=self.seed)
         before, after = self._measure_losses(self.scores), self._measure_losses(self._from_line(nested))
         gain = before - after
         half = t.ppf(0.975, k - 1) * gain.std(ddof=1) / math.sqrt(k)
@@ -340,13 +353,9 @@ class Judgement:
             **{"Intercept": intercept, "Slope": slope, "Before": before.mean(), "After": after.mean()},
             **{"Gain": gain.mean(), "GainLow": gain.mean() - half, "GainHigh": gain.mean() + half},
         }
-        return Recalibration(
-            self._from_line(intercept + slope * self._to_line(self.all_scores)),
-            self.truth,
-            self._from_line(nested),
-            {"Participants": k, "Loss": "log loss" if is_class else "mean absolute error"}
-            | {name: round(float(value), 6) for name, value in numbers.items()},
-        )
+        facts: dict[str, Any] = {"Participants": k, "Loss": "log loss" if is_class else "mean absolute error"}
+        facts |= {name: round(float(value), 6) for name, value in numbers.items()}
+        return self._from_line(intercept + slope * self._to_line(self.all_scores)), self._from_line(nested), facts
 
     def _to_line(self, scores: Floats) -> Floats:
         """Convert scores (n, 1 or 2) to values or log odds of the second class (n,)."""

@@ -125,7 +125,7 @@ def _identify(config: AppConfig, labels: Sequence[str], stored: Sequence[StoredR
     found = {(between, score.features): score for between, score in measure_retest(stored, models, config)}
     n_people = len({run.entities["sub"] for run in stored})
     rows = []
-    for between, (first, _) in find_pairs(stored, config.min_kept).items():
+    for between, (first, _) in find_pairs(stored, config).items():
         for label in labels:
             score = found.get((between, label))
             if score is not None:

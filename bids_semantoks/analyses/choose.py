@@ -19,11 +19,11 @@ from bids_semantoks.inputs.runs import warn_of_missing_outputs
 from bids_semantoks.inputs.selection import check_known, keep_known, list_asked, normalise_value, read_labels
 from bids_semantoks.outputs.dataset import read_atlas_checksum, read_atlas_table, write_descriptions
 from bids_semantoks.outputs.store import StoredRun, find_stored_kinds, find_stored_runs
-from bids_semantoks.quality.exclude import find_excluded
-from bids_semantoks.quality.limits import check_settings, leave_out, warn_of_lost
+from bids_semantoks.quality.cohort import find_excluded
+from bids_semantoks.quality.run_qc import check_settings, leave_out, warn_of_lost
 from bids_semantoks.runtime.logs import Progress
 from bids_semantoks.runtime.processes import WorkerDied, run_jobs
-from bids_semantoks.runtime.resources import choose_n_procs, choose_n_threads, limit_threads
+from bids_semantoks.runtime.resources import share_cpus
 from bids_semantoks.signals.denoising import load_denoising
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -158,10 +158,8 @@ def embed_stored(
         LOGGER.info("Embedding %s %s.", name_count(len(missing), "run"), why)
         write_descriptions(stored[0].paths.out_dir, encoder.description)
     device = str(encoder.frozen.device)
-    n_procs = choose_n_procs(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
-    if n_procs > 1:
-        limit_threads(choose_n_threads(running, n_procs=n_procs))
-    results = run_jobs(_build_embedder, (encoder,), missing, n_procs=n_procs)
+    n_procs = share_cpus(running, n_jobs=len(missing), model_bytes=encoder.n_bytes, device=device)
+    results = run_jobs(partial(_build_embedder, encoder), missing, n_procs=n_procs)
     for i, result in Progress(f"Embedding {why}").each("run", results, total=len(missing)):
         if isinstance(result, WorkerDied):
             raise ResourceError(f"Failed to embed {missing[i].paths.stem} {why}: {result}.", hint="Reduce --n-procs.")

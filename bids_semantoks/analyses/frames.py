@@ -342,9 +342,10 @@ def build_points(plan: ProbePlan, stored: Sequence[StoredRun], model: str) -> tu
     """Project mean embeddings onto two axes, one point per session if anyone has several, else per participant;
     the second value is the share of variance of each axis. Colours are site, sex, age and probed columns, where
     present, motion, scan length and session."""
-    sessions = build_rows(stored, by_session=True, min_kept=plan.config.min_kept)
+    how: Any = {"min_kept": plan.config.min_kept, "running": plan.config.running}
+    sessions = build_rows(stored, by_session=True, **how)
     has_several = len(set(sessions.participants)) < len(sessions.keys)
-    rows = sessions if has_several else build_rows(stored, by_session=False, min_kept=plan.config.min_kept)
+    rows = sessions if has_several else build_rows(stored, by_session=False, **how)
     points, shares = compute_axes(read_embeddings(rows, model))
     colours = _find_colours(plan, rows)
     found = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from bids_semantoks.config import ProbingConfig
 from bids_semantoks.inputs.people_tables import parse_number
 from bids_semantoks.outputs.group_words import CONFOUNDER_SHARE, split_prepared
 from bids_semantoks.statistics.confounding import compute_confounder_test
-from bids_semantoks.statistics.harmonise import HarmonisedFeatures
+from bids_semantoks.statistics.harmonise import HarmonisedFeatures, Rotatable
 from bids_semantoks.statistics.spans import Features
 
 #: Models that are about sites, motion or nothing at all stay as they are.
@@ -33,25 +33,21 @@ def harmonise_models(
     """Harmonise the features of embeddings, connectivity and parcel moments within folds, if asked for."""
     if plan.config.probing.harmonize is None:
         return dict(models)
-    found = find_sites(plan, rows)
-    return {
-        name: parts if split_prepared(name)[0] in _LEFT else tuple(_harmonise(one, *found) for one in parts)
-        for name, parts in models.items()
-    }
-
-
-def _harmonise(features: Any, sites: NDArray[np.str_], kept: NDArray[np.float64] | None, method: str) -> Features:
-    return HarmonisedFeatures(name=features.name, features=features, sites=sites, kept=kept, method=method)
-
-
-def find_sites(plan: ProbePlan, rows: Rows) -> tuple[NDArray[np.str_], NDArray[np.float64] | None, str]:
-    """Find the value of --harmonize (n,), the columns of --harmonize-keep (n, k), which are the same for all
-    phenotypes, and the method. Rows that lack one of them are in no split."""
+    # The same for all phenotypes; rows that lack a site or a column to keep are in no split.
     labels, *cells = list_sites(plan, rows)
     known = np.array([None not in own for own in zip(labels, *cells, strict=True)])
     columns = dict(zip(plan.config.probing.harmonize_keep, cells, strict=True))
-    kept = convert_covariates(columns, known, plan.categories) if cells and known.any() else None
-    return np.array([label or "" for label in labels]), kept, plan.config.probing.harmonize_method
+    how: Any = {
+        "sites": np.array([label or "" for label in labels]),
+        "kept": convert_covariates(columns, known, plan.categories) if cells and known.any() else None,
+        "method": plan.config.probing.harmonize_method,
+    }
+    return {
+        name: parts
+        if split_prepared(name)[0] in _LEFT
+        else tuple(HarmonisedFeatures(name=one.name, features=cast("Rotatable", one), **how) for one in parts)
+        for name, parts in models.items()
+    }
 
 
 def list_sites(plan: ProbePlan, rows: Rows) -> list[tuple[str | None, ...]]:

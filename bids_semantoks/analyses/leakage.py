@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -40,16 +39,21 @@ _CONNECTIVITY: Final = ("pearson", "ledoit_wolf")
 
 
 def measure_leakage(prober: Prober, rows: Rows) -> tuple[tuple[str, ModelResult], ...]:
-    """Predict motion and site from embeddings as they are, harmonised, and with covariates removed."""
+    """Predict motion and site from embeddings as they are, harmonised, and with covariates removed. Of harmonised ones
+    site is predicted from one half to the other, each harmonised by itself."""
     columns, site = prober.plan.columns, prober.plan.site
     targets: list[Target | None] = [Target(name="mean_fd", values=compute_motion(rows)[0])]
     if site and not columns[site].has_sessions:
         targets.append(_build_large_classes(site, columns[site].find(rows.keys)))
     features = prober.find_features(rows)
     plain = tuple(one.features if isinstance(one, HarmonisedFeatures) else one for one in features)
+    apart = tuple(
+        dataclasses.replace(one, apart=True) if isinstance(one, HarmonisedFeatures) else one for one in features
+    )
     found = []
     for target in filter(None, targets):
-        for used, names in dict.fromkeys(((plain, ()), (features, ()), (features, prober.asked.covariate))):
+        own = apart if target.classes else features
+        for used, names in dict.fromkeys(((plain, ()), (own, ()), (own, prober.asked.covariate))):
             design = _design_leakage(prober, rows, target, names)
             if design is not None:
                 found.append((target.name, prober.run(used, design, role="leakage")))
@@ -97,6 +101,8 @@ def _design_leakage(prober: Prober, rows: Rows, whole: Target, names: Sequence[s
     if target is None:
         return None
     known: dict[str, Any] = {"n_repeats": asked.n_repeats, "seed": prober.seed}
+    if asked.harmonize is not None and target.classes:
+        known["n_folds"] = 2
     groups = _find_families(prober.plan, rows, target)
     try:
         splits = build_splits(target.compute_strata(), groups=groups, **known)
@@ -115,7 +121,7 @@ def _design_leakage(prober: Prober, rows: Rows, whole: Target, names: Sequence[s
     )
 
 
-def find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str, tuple[Rows, Rows]]:
+def find_pairs(stored: Sequence[StoredRun], config: AppConfig) -> dict[str, tuple[Rows, Rows]]:
     """Pair two scans of each participant who has two: ``sessions`` pairs the first two sessions with all their runs,
     ``runs`` the first two runs of one task in the first session that has two."""
     people: dict[str, dict[str, list[StoredRun]]] = {}
@@ -133,14 +139,13 @@ def find_pairs(stored: Sequence[StoredRun], min_kept: float | None) -> dict[str,
         twice = next((runs for runs in tasks.values() if len(runs) > 1), None)
         if twice:
             pairs["runs"][label] = [twice[:1], twice[1:2]]
-    return {
-        between: (_pick_rows(found, 0, min_kept), _pick_rows(found, 1, min_kept)) for between, found in pairs.items()
-    }
+    return {between: (_pick_rows(found, 0, config), _pick_rows(found, 1, config)) for between, found in pairs.items()}
 
 
-def _pick_rows(pairs: Mapping[str, Sequence[Sequence[StoredRun]]], side: int, min_kept: float | None) -> Rows:
+def _pick_rows(pairs: Mapping[str, Sequence[Sequence[StoredRun]]], side: int, config: AppConfig) -> Rows:
     runs = tuple(tuple(two[side]) for two in pairs.values())
-    return Rows(keys=tuple((label, "") for label in pairs), runs=runs, min_kept=min_kept)
+    keys = tuple((label, "") for label in pairs)
+    return Rows(keys=keys, runs=runs, min_kept=config.min_kept, running=config.running)
 
 
 def measure_retest(
@@ -151,13 +156,9 @@ def measure_retest(
     readers: dict[str, Callable[[Rows], Reals]] = {
         name: partial(read_embeddings, model=label) for name, label in models.items()
     }
-    readers |= {
-        kind: partial(_read_connectivity, estimator=kind, work_dir=config.running.work_dir)
-        for kind in _CONNECTIVITY
-        if kind in baselines
-    }
+    readers |= {kind: partial(_read_connectivity, estimator=kind) for kind in _CONNECTIVITY if kind in baselines}
     found = []
-    for between, (first, second) in find_pairs(stored, config.min_kept).items():
+    for between, (first, second) in find_pairs(stored, config).items():
         if len(first.keys) < MIN_PAIRS:
             continue
         LOGGER.info("Comparing two %s of %d participants.", between, len(first.keys))
@@ -166,8 +167,8 @@ def measure_retest(
     return found
 
 
-def _read_connectivity(rows: Rows, estimator: str, work_dir: Path | None) -> NDArray[np.float32]:
-    found = zip(iterate_signals(rows, work_dir), rows.weights, strict=True)
+def _read_connectivity(rows: Rows, estimator: str) -> NDArray[np.float32]:
+    found = zip(iterate_signals(rows), rows.weights, strict=True)
     return np.stack([compute_correlations(compute_covariance(one, estimator, own)) for one, own in found])
 
 

@@ -164,6 +164,18 @@ def _list_different(values: Iterable[Any]) -> list[Any]:
     return list({hash_values(value): value for value in values}.values())
 
 
+def find_rows(frame: pd.DataFrame, min_kept: float | None) -> Rows:
+    """Find the stored runs that each row of a table of `load_outputs` averages; none for other tables."""
+    keys, origin, stored = list_keys(frame), frame.attrs.get(ORIGIN), {}
+    if origin:
+        found = find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"])
+        stems = set(origin["runs"])
+        chosen = [run for run in found if run.paths.stem in stems]
+        own = build_rows(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept, least=0)
+        stored = dict(zip(own.keys, own.runs, strict=True))
+    return Rows(keys=tuple(keys), runs=tuple(stored.get(key, ()) for key in keys), min_kept=min_kept)
+
+
 def list_keys(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """List participant and session of each row, without sub- and ses-; the session is empty where there is none."""
     subs = frame["participant_id"].astype(str) if "participant_id" in frame else pd.Series(map(str, range(len(frame))))
@@ -214,17 +226,7 @@ def _sort(frame: pd.DataFrame, min_kept: float | None) -> tuple[pd.DataFrame, Ro
             hint="Use level='participant' or 'session', or average the rows of each.",
         )
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    sorted_keys, origin = tuple(keys[place] for place in order), frame.attrs.get(ORIGIN)
-    stored = {}
-    if origin:
-        # The runs that the table averages.
-        stems = set(origin["runs"])
-        found = find_stored_runs(Path(origin["out_dir"]), atlas=origin["atlas"], model=origin["model"])
-        chosen = [run for run in found if run.paths.stem in stems]
-        own = build_rows(chosen, by_session=any(ses for _, ses in keys), min_kept=min_kept, least=0)
-        stored = dict(zip(own.keys, own.runs, strict=True))
-    rows = Rows(keys=sorted_keys, runs=tuple(stored.get(key, ()) for key in sorted_keys), min_kept=min_kept)
-    return frame.iloc[order], rows
+    return frame.iloc[order], find_rows(frame.iloc[order], min_kept)
 
 
 def _plan(frame: pd.DataFrame, rows: Rows, asked: ProbingConfig, seed: int) -> ProbePlan:

@@ -1,10 +1,10 @@
-"""Predictors that leave their study: fitted to everybody after the honest evaluation, and used on tables."""
+"""Predictors that leave their study, used on tables and stored runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,16 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bids_semantoks.analyses.output_frames import ORIGIN
-from bids_semantoks.analyses.rows import Rows, compute_measure
+from bids_semantoks.analyses.output_frames import LEVELS, ORIGIN, find_rows
+from bids_semantoks.analyses.rows import Rows, build_baselines, compute_measure, iterate_signals
 from bids_semantoks.errors import ConfigurationError, InputError, ModelError, name_some
 from bids_semantoks.files import is_missing
-from bids_semantoks.outputs.predictor_files import PredictorFacts, read_predictor
+from bids_semantoks.outputs.predictor_files import CARRIED, PREDICTORS, PredictorFacts, read_predictor
 from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.quality.fit import AMBER, GREEN, RED
 from bids_semantoks.quality.run_qc import read_run_qc
 from bids_semantoks.records import Floats
-from bids_semantoks.statistics.conformal import LEVEL, choose_sets, compare_positions, compute_excess, find_quantile
+from bids_semantoks.statistics.baselines import CONNECTIVITY, compute_connectivity_rows
+from bids_semantoks.statistics.portable import LEVEL, choose_sets, compare_positions, compute_excess, find_quantile
+from bids_semantoks.statistics.spans import TableFeatures
 
 #: Measures of the input whose range is kept, and whether values below or above it count as outside.
 RANGES: Final[Mapping[str, tuple[bool, bool]]] = {
@@ -34,13 +36,24 @@ RANGES: Final[Mapping[str, tuple[bool, bool]]] = {
 }
 _LEVELS: Final = (GREEN, AMBER, RED)
 
+Flags = dict[str, NDArray[np.bool_]]  # by what is flagged
+
 #: Between the classes of a set.
 OR: Final = " | "
 
 
+def read_carried(rows: Rows, model: str) -> NDArray[np.floating[Any]]:
+    """Read the features (n, d) of a baseline of `CARRIED` but ``covariates`` from the stored signals of rows."""
+    if model in CONNECTIVITY:
+        return compute_connectivity_rows(iterate_signals(rows), model, rows.weights)
+    (features,) = build_baselines(rows, (), [model])[model]
+    assert isinstance(features, TableFeatures)
+    return features.values
+
+
 def measure_input(rows: Rows, model: str) -> dict[str, Floats]:
     """Measure the input (n,) of each row by the records of its runs: the worst run, the mean of motion and the sum of
-    kept seconds; NaN where unknown."""
+    kept seconds; NaN where unknown, as the fit without a `model`, the label of an encoder."""
     found: dict[str, list[float]] = {name: [] for name in ("input_fit", "repetition_time", "coverage")}
     found["n_absent_parcels"] = []
     for runs in rows.runs:
@@ -52,21 +65,6 @@ def measure_input(rows: Rows, model: str) -> dict[str, Floats]:
         found["n_absent_parcels"].append(max(len(run.sidecar.get("AbsentParcels", [])) for run in runs))
     measured = {name: np.array(values, dtype=np.float64) for name, values in found.items()}
     return measured | {name: compute_measure(rows, name) for name in ("mean_fd", "kept_seconds")}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Application:
-    """What a predictor says of n people of a table."""
-
-    scores: Floats  # (n, 1) values or (n, K) class probabilities; NaN where a covariate is unknown
-    positions: Floats  # (n, m + 2); NaN as `scores`
-    flags: dict[str, NDArray[np.bool_]]  # (n,) who is outside the training range of what
-    p_values: dict[str, float]  # of what may differ between the places
-
-    def list_flags(self) -> list[str]:
-        """List the flags of each person, joined; empty for none."""
-        n = len(self.scores)
-        return ["; ".join(name for name, own in self.flags.items() if own[row]) for row in range(n)]
 
 
 class Predictor:
@@ -101,7 +99,8 @@ class Predictor:
         df : pandas.DataFrame
             ``dim0001`` etc. of the encoder of the predictor, its covariates by name, and where known the site and
             measures of the input (``mean_fd``, ``kept_seconds``, ``repetition_time``, ``coverage``), which are then
-            compared with those at home; from `load_outputs`, or any other embeddings.
+            compared with those at home; from `load_outputs`, or any other embeddings. Predictors from connectivity,
+            parcel moments and motion read the stored signals of a table of `load_outputs`.
         level : float, optional
             Share of people whose true value the intervals or sets are to hold, if they are like those at home.
 
@@ -114,7 +113,7 @@ class Predictor:
         Raises
         ------
         InputError
-            A covariate or an embedding is missing.
+            A covariate or an embedding is missing, or the signals of a row.
         ModelError
             The embeddings are by another encoder.
         ConfigurationError
@@ -123,8 +122,13 @@ class Predictor:
         if not 0 < level < 1:
             raise ConfigurationError(f"level must be between 0 and 1, found {level:g}.")
         labels = [name for name in ("participant_id", "session_id") if name in df.columns]
-        found = self.apply(df)
-        table = self.show(found.scores, level=level) | {"flags": found.list_flags()}
+        origin = df.attrs.get(ORIGIN, {})
+        for settings in () if self.facts.model in CARRIED else origin.get("embedding_settings", ()):
+            self.check_embeddings(settings)
+        for settings in origin.get("signals_settings", ()):
+            self.check_settings("signals", settings)
+        scores, flags, _ = self.apply(self._find_values(df), df)
+        table = self.show(scores, level=level) | {"flags": list_flags(flags)}
         return pd.concat([df[labels], pd.DataFrame(table, index=df.index)], axis=1)
 
     def show(
@@ -147,22 +151,46 @@ class Predictor:
             **{f"probability_{name}": scores[:, k] for k, name in enumerate(self.classes)},
         }
 
-    def apply(self, frame: pd.DataFrame) -> Application:
-        """Predict the rows of a table and compare them with the people at home; errors as `predict`."""
-        self._check_origin(frame.attrs.get(ORIGIN, {}))
+    def _find_values(self, frame: pd.DataFrame) -> NDArray[np.floating[Any]] | None:
+        """Find the features (n, d) of the rows of a table, None where they are its covariates."""
+        facts, origin = self.facts, frame.attrs.get(ORIGIN, {})
+        if facts.model == "covariates":
+            return None
+        if facts.model in CARRIED:
+            rows = find_rows(frame, facts.min_kept) if origin.get("level") in LEVELS[:2] else None
+            if rows is None or not all(rows.runs):
+                raise InputError(
+                    f"The predictor needs the signals of each row for {facts.features}, but their location is unknown.",
+                    hint="Use a table of load_outputs of participants or sessions, with its attrs.",
+                )
+            return read_carried(rows, facts.model)
         dims = [name for name in frame.columns if isinstance(name, str) and name.startswith("dim")]
         n_dims = len(self.saved.linear.scaling.scale)
         if len(dims) != n_dims:
             raise ModelError(
                 f"The table has {len(dims)} dimensions (dim0001 etc.); the predictor was fitted to {n_dims} of "
-                f"{self.facts.model}.",
+                f"{facts.model}.",
                 hint="Use embeddings by the same encoder and readout.",
             )
         values = frame[dims].to_numpy(dtype=np.float64)
         if not np.isfinite(values).all():
-            rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            raise InputError(f"The embeddings of {len(rows)} rows are not finite; the first is row {rows[0] + 1}.")
+            rows_ = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            raise InputError(f"The embeddings of {len(rows_)} rows are not finite; the first is row {rows_[0] + 1}.")
+        return values
+
+    def apply(
+        self, values: NDArray[np.floating[Any]] | None, frame: pd.DataFrame
+    ) -> tuple[Floats, Flags, dict[str, float]]:
+        """Predict from features (n, d), None where they are the covariates, and compare the rows with the people at
+        home; `frame` has covariates, site and measures. InputError for a missing covariate.
+
+        Returns values (n, 1) or class probabilities (n, K), NaN where a covariate is unknown; who is outside the
+        training range of what, (n,) each; and p values of what may differ between the places.
+        """
         covariates, unknown = _convert_covariates(self.facts, frame)
+        if values is None:
+            assert covariates is not None
+            values, covariates = covariates, None
         known = ~np.any([*unknown.values(), np.zeros(len(frame), dtype=bool)], axis=0)
         scores, positions = self.saved.linear.predict(values, covariates)
         scores[~known], positions[~known] = np.nan, np.nan
@@ -170,19 +198,12 @@ class Predictor:
         outside, p_values = self._compare_ranges(frame)
         home, m = self.saved.positions, positions.shape[1] - 2
         with np.errstate(invalid="ignore"):
-            flags |= outside | {"embedding": (positions[:, m:] > home[:, m:].max(axis=0)).any(axis=1)}
+            flags |= outside | {"features": (positions[:, m:] > home[:, m:].max(axis=0)).any(axis=1)}
         if known.any():
             own = None if covariates is None else covariates[known]
-            p_values |= compare_positions(home, positions[known], m)
+            p_values |= compare_positions(home, positions[known], self.classes)
             p_values |= self.saved.linear.compare_means(values[known], own, self.facts.n_participants)
-        return Application(scores=scores, positions=positions, flags=flags, p_values=p_values)
-
-    def _check_origin(self, origin: Mapping[str, Any]) -> None:
-        """Check the settings of a table that says how it was made."""
-        for settings in origin.get("embedding_settings", ()):
-            self.check_embeddings(settings)
-        for settings in origin.get("signals_settings", ()):
-            self.check_signals(settings)
+        return scores, flags, p_values
 
     def check_embeddings(self, settings: Mapping[str, Any]) -> None:
         """Refuse embeddings by another encoder (ModelError) or with other settings (ConfigurationError)."""
@@ -192,15 +213,14 @@ class Predictor:
                 f"The predictor {self.path.name} was fitted to embeddings by {facts.embedding_settings.get('model')} "
                 f"(SHA-256 {facts.encoder_sha256[:16]}), not by {settings.get('model')} "
                 f"({str(settings.get('model_sha256'))[:16]}).",
-                hint=f"There it was --model {facts.encoder_source}.",
+                hint=f"There it was --model {facts.encoder_source}"
+                + (f" --random-seed {facts.options.get('random_seed')}." if facts.model == "random" else "."),
             )
-        self._refuse("embeddings", facts.embedding_settings, settings)
+        self.check_settings("embeddings", settings)
 
-    def check_signals(self, settings: Mapping[str, Any]) -> None:
-        """Refuse signals that were made with other settings: ConfigurationError names them."""
-        self._refuse("signals", self.facts.signals_settings, settings)
-
-    def _refuse(self, what: str, own: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    def check_settings(self, what: str, settings: Mapping[str, Any]) -> None:
+        """Refuse ``signals`` or ``embeddings`` that were made with other settings: ConfigurationError names them."""
+        own = self.facts.signals_settings if what == "signals" else self.facts.embedding_settings
         if differences := describe_differences(settings, own):
             listed = "; ".join(differences).replace("on disk", "here").replace("now", "there")
             raise ConfigurationError(
@@ -208,7 +228,7 @@ class Predictor:
                 hint="Process this study with the settings of the predictor.",
             )
 
-    def _compare_ranges(self, frame: pd.DataFrame) -> tuple[dict[str, NDArray[np.bool_]], dict[str, float]]:
+    def _compare_ranges(self, frame: pd.DataFrame) -> tuple[Flags, dict[str, float]]:
         """Find who is outside which range, and how likely that is for people who are exchangeable with those at home;
         an unknown site only flags."""
         flags, p_values = {}, {}
@@ -218,31 +238,27 @@ class Predictor:
             values, slack = pd.to_numeric(frame[one.name], errors="coerce").to_numpy(dtype=np.float64), 1e-6
             sides = (values < one.low - slack * abs(one.low), values > one.high + slack * abs(one.high))
             checked = [own for own, counts in zip(sides, RANGES[one.name], strict=True) if counts]
-            name, n = one.name.replace("_", " "), int((~np.isnan(values)).sum())
+            name, n = one.name.removeprefix("n_").replace("_", " "), int((~np.isnan(values)).sum())
             flags[name] = np.any(checked, axis=0)
             chances = [compute_excess(int(own.sum()), n, self.facts.n_participants) for own in checked]
             p_values[f"range of {name}"] = min(1.0, len(checked) * min(chances))
         site = self.facts.site_column
         if site in frame.columns:
-            cells = [None if pd.isna(cell) else str(cell) for cell in frame[site]]
-            flags["site"] = np.array([cell not in self.facts.sites for cell in cells])
+            flags["site"] = np.array([_spell(cell) not in self.facts.sites for cell in frame[site]])
         return flags, p_values
 
 
-def _convert_covariates(
-    facts: PredictorFacts, frame: pd.DataFrame
-) -> tuple[Floats | None, dict[str, NDArray[np.bool_]]]:
+def _convert_covariates(facts: PredictorFacts, frame: pd.DataFrame) -> tuple[Floats | None, Flags]:
     """Convert covariates to (n, c) as at home, and find whose are missing or of an unknown level, by name."""
     names = [one.name for one in facts.covariates]
     if missing := [name for name in names if name not in frame.columns]:
         raise InputError(
-            f"The predictor needs the covariates {name_some(missing)}, which were not found.",
-            hint="They were removed from the features; add these columns.",
+            f"The predictor needs the covariates {name_some(missing)}, which were not found.", hint="Add these columns."
         )
     columns, unknown = [], {}
     for one in facts.covariates:
         if one.levels:
-            cells = ["" if pd.isna(cell) else str(cell) for cell in frame[one.name]]
+            cells = list(map(_spell, frame[one.name]))
             columns += [np.array([cell == level for cell in cells], dtype=np.float64) for level in one.levels]
             unknown[one.name] = np.array([cell not in one.levels or is_missing(cell) for cell in cells])
         else:
@@ -252,13 +268,20 @@ def _convert_covariates(
     return (np.stack(columns, axis=1) if columns else None), unknown
 
 
+def _spell(cell: Any) -> str:
+    """Spell a cell as at home: pandas makes 1.0 of 1; empty where missing."""
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    return "" if pd.isna(cell) else str(cell)
+
+
 def find_predictor(name: str, out_dir: Path) -> Path:
     """Find a predictor by its folder, or by its name among those of OUT_DIR."""
-    own = out_dir / "predictors" / name
+    own = out_dir / PREDICTORS / name
     return own if own.is_dir() and not Path(name).is_dir() else Path(name)
 
 
-def list_outside(flags: Mapping[str, NDArray[np.bool_]]) -> Sequence[tuple[str, int]]:
-    """Count people by flag, the most frequent first; flags that nobody has are left out."""
-    counts = [(name, int(own.sum())) for name, own in flags.items() if own.any()]
-    return sorted(counts, key=lambda one: -one[1])
+def list_flags(flags: Flags) -> list[str]:
+    """List the flags of each person, joined; empty for none."""
+    people = zip(*flags.values(), strict=True)
+    return ["; ".join(name for name, is_so in zip(flags, own, strict=True) if is_so) for own in people]

@@ -134,7 +134,7 @@ def _list_named(config: AppConfig) -> list[tuple[str, Path]]:
 def _choose(config: AppConfig, name: str, out_dir: Path, scans: Set[Scan]) -> Preparation:
     """Choose runs by the selection and the limits of the call, of the scans of the main preparation."""
     _, atlas, stored, _ = choose_stored(dataclasses.replace(config, out_dir=out_dir), is_main=False)
-    rows = build_rows(_keep(stored, scans), by_session=True, min_kept=config.min_kept)
+    rows = build_rows(_keep(stored, scans), by_session=True, min_kept=config.min_kept, running=config.running)
     whole = [run for runs in rows.runs for run in runs if _is_whole(run, name)]
     absent = {sub for sub, _ in scans} - {run.entities["sub"] for run in whole}
     return Preparation(name=name, out_dir=out_dir, atlas=atlas, stored=tuple(whole), absent=tuple(sorted(absent)))

@@ -107,14 +107,14 @@ class Prober:
     ) -> tuple[Models, tuple[str, ...]]:
         """Build the models of one preparation, and list those that are further readouts."""
         twins = [name_twin(self.model, number) for number in range(len(encoders))]
-        how: Any = {"work_dir": self.plan.config.running.work_dir, "keeps_tables": self.asked.harmonize is not None}
+        keeps_tables = self.asked.harmonize is not None
         models: Models = {}
         readouts: Models = {}
         for alike in (encoders, *([one] for one in others)):
             (name, own), *further = read_readouts(rows, alike, seed=self.seed).items()
             models[name] = own
             readouts |= dict(further)
-        return models | readouts | build_baselines(rows, twins, baselines, **how), tuple(readouts)
+        return models | readouts | build_baselines(rows, twins, baselines, keeps_tables=keeps_tables), tuple(readouts)
 
     def find_features(self, rows: Rows) -> tuple[Features, ...]:
         """Find the features of the encoder alone, which takes no signals to be read."""

@@ -6,16 +6,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.config import AppConfig
-from bids_semantoks.embedding import RunEncoder
+from bids_semantoks.config import AppConfig, RunningConfig
+from bids_semantoks.embedding import RunEncoder, read_means
 from bids_semantoks.files import hash_text
-from bids_semantoks.outputs.features import keep_first_sessions, read_embedding, read_mean_embedding
+from bids_semantoks.outputs.features import keep_first_sessions, read_embedding
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
 from bids_semantoks.records import Floats, Indices
 from bids_semantoks.runtime.logs import Progress
@@ -26,6 +25,7 @@ from bids_semantoks.training.packed import PackedRun, SignalStore
 
 LOGGER = logging.getLogger("bids_semantoks")
 _MIN_VOLUMES: Final = 3
+_ALONE: Final = RunningConfig(n_procs=1)
 
 
 #: Features of models by name, the encoder first; several where scores are averaged over seeds.
@@ -40,6 +40,7 @@ class Rows:
     keys: tuple[tuple[str, str], ...]
     runs: tuple[tuple[StoredRun, ...], ...]  # of each row
     min_kept: float | None = None  # share of a window's time; None if windows and runs are weighted equally
+    running: RunningConfig = _ALONE  # how what is stored is read
 
     @property
     def participants(self) -> NDArray[np.str_]:
@@ -69,7 +70,12 @@ class Rows:
 
 
 def build_rows(
-    stored: Sequence[StoredRun], *, by_session: bool, min_kept: float | None, least: int = _MIN_VOLUMES
+    stored: Sequence[StoredRun],
+    *,
+    by_session: bool,
+    min_kept: float | None,
+    running: RunningConfig = _ALONE,
+    least: int = _MIN_VOLUMES,
 ) -> Rows:
     """Collect runs by participant or session, sorted by label; runs with fewer than `least` volumes kept are
     skipped."""
@@ -81,22 +87,26 @@ def build_rows(
         key = run.entities["sub"], run.entities.get("ses", "") if by_session else ""
         found.setdefault(key, []).append(run)
     keys = tuple(sorted(found))
-    return Rows(keys=keys, runs=tuple(tuple(found[key]) for key in keys), min_kept=min_kept)
+    runs = tuple(tuple(found[key]) for key in keys)
+    return Rows(keys=keys, runs=runs, min_kept=min_kept, running=running)
 
 
 def build_probe_rows(config: AppConfig, stored: Sequence[StoredRun], *, has_sessions: bool) -> Rows:
     """Collect the rows that a column is predicted in, which may have values by session, as --sessions says."""
     how = config.selection.sessions
     chosen = keep_first_sessions(stored) if how == "first" else stored
-    return build_rows(chosen, by_session=has_sessions or how == "each", min_kept=config.min_kept)
+    by_session = has_sessions or how == "each"
+    return build_rows(chosen, by_session=by_session, min_kept=config.min_kept, running=config.running)
 
 
 def read_embeddings(rows: Rows, model: str) -> Floats:
     """Average embeddings over the windows of a run, then over the runs of a row, weighted as in `rows`: (n, D)."""
+    places = [[_name_model(run, model) for run in runs] for runs in rows.runs]
+    means = read_means([paths for own in places for paths in own], rows.running, min_kept=rows.min_kept)
     return np.stack(
         [
-            weights @ np.stack([read_mean_embedding(_name_model(run, model), rows.min_kept)[1] for run in runs])
-            for runs, weights in zip(rows.runs, rows.weights, strict=True)
+            weights @ np.stack([means[paths.embedding][1] for paths in own])
+            for own, weights in zip(places, rows.weights, strict=True)
         ]
     )
 
@@ -113,9 +123,10 @@ def _name_model(run: StoredRun, model: str) -> OutputPaths:
     return dataclasses.replace(run.paths, model=model)
 
 
-def iterate_signals(rows: Rows, work_dir: Path | None) -> Iterator[list[NDArray[np.float32]]]:
+def iterate_signals(rows: Rows) -> Iterator[list[NDArray[np.float32]]]:
     """Yield the cleaned signals (T, P) of each row's runs; dropped volumes and absent parcels are NaN. With a work
     directory tables are parsed once, for all that read them in this call and in later ones."""
+    work_dir = rows.running.work_dir
     if work_dir is None:
         for runs in rows.runs:
             yield [run.read_signals() for run in runs]
@@ -124,11 +135,7 @@ def iterate_signals(rows: Rows, work_dir: Path | None) -> Iterator[list[NDArray[
     first = next(iter(known.values()))
     n_parcels = first.read_signals().shape[1]
     store = SignalStore(work_dir / "signals" / f"{n_parcels}", n_parcels, "<f4")
-    store.directory.mkdir(parents=True, exist_ok=True)
-    store.remove_orphans()
-    missing = {key: run for key, run in known.items() if key not in store}
-    store.add(_pack(missing))
-    view = store.select(list(known))
+    view = store.fill(list(known), lambda keys: _pack({key: known[key] for key in keys}))
     place = {key: i for i, key in enumerate(known)}
     for runs in rows.runs:
         yield [view.read(place[_name_signals(run)]) for run in runs]
@@ -221,12 +228,7 @@ def read_readouts(rows: Rows, encoders: Sequence[RunEncoder], *, seed: int) -> M
 
 
 def build_baselines(
-    rows: Rows,
-    twins: Sequence[str],
-    baselines: Sequence[str],
-    *,
-    work_dir: Path | None = None,
-    keeps_tables: bool = False,
+    rows: Rows, twins: Sequence[str], baselines: Sequence[str], *, keeps_tables: bool = False
 ) -> Models:
     """Build the features of the baselines that do not depend on the phenotype, by name. ``random`` has several, by the
     labels of `twins` (random weights). With `keeps_tables` connectivity can be harmonised."""
@@ -235,7 +237,7 @@ def build_baselines(
 
     def read() -> Iterator[list[NDArray[np.float32]]]:
         """Read the signals once for all: parsing them takes longer than what is computed."""
-        signals = zip(iterate_signals(rows, work_dir), rows.weights, strict=True)
+        signals = zip(iterate_signals(rows), rows.weights, strict=True)
         for runs, own in Progress("Reading signals").each("row", signals, total=len(rows.keys)):
             if "parcel_moments" in baselines:
                 moments.append(compute_moments(runs, own))

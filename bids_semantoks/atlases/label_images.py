@@ -19,7 +19,7 @@ from bids_semantoks.disk import check_size, read_array
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_text, write_array
 from bids_semantoks.images.volumes import DAMAGED, check_compressed, one_line
-from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.records import Atlas, AtlasVolume, Floats, Indices
 from bids_semantoks.runtime.downloads import GRIDS, check_file, find_cache
 
 LOG = logging.getLogger("bids_semantoks")
@@ -50,21 +50,26 @@ def load_volume(
     sha256 = check_file(part.path)
     image, affine = read_label_image(part.path)
     check_published(part, sha256, hash_labels(image, affine))
-    positions = {value: position for position, value in enumerate(table.values)}
     file = part.file
     values, indices = (table.values, table.values) if file.values is None else (file.values, file.indices)
-    unlisted = sorted(set(indices) - set(positions))
-    if unlisted:
-        raise AtlasError(f"{part.listed_in} refers to parcels {name_some(unlisted)}, which are not in {table.path}.")
+    positions = find_positions(part, table, indices)
     present = set(np.unique(image).tolist()) - {0}
     check_labels(part, table, present, values)
     lookup = dict(zip(values, indices, strict=True))
     check_landmarks(part, table, (image, affine), {v: landmarks[i] for v, i in lookup.items() if i in landmarks})
-    volume = part.as_volume(sha256, values, [positions[index] for index in indices])
+    volume = part.as_volume(sha256, values, positions)
     return volume, [build_grid_layer(image, affine, volume, space)]
 
 
-def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def find_positions(part: Part, table: LabelTable, indices: Sequence[int]) -> list[int]:
+    """Find the rows of a table with these indices of a part. Raises AtlasError if it lacks some."""
+    position = {index: i for i, index in enumerate(table.values)}
+    if unlisted := sorted(set(indices) - set(position)):
+        raise AtlasError(f"{part.listed_in} refers to parcels {name_some(unlisted)}, which are not in {table.path}.")
+    return [position[index] for index in indices]
+
+
+def read_label_image(path: Path) -> tuple[Indices, Floats]:
     """Read a 3-D label image: labels (X, Y, Z), 0 for none, and affine (4, 4), voxel to mm. Raises AtlasError if it
     is damaged or contains anything but labels."""
     try:
@@ -91,13 +96,13 @@ def read_label_image(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]
     return _round_labels(stored, path), affine
 
 
-def _round_labels(stored: NDArray[Any], path: Path) -> NDArray[np.int64]:
+def _round_labels(stored: NDArray[Any], path: Path) -> Indices:
     """Convert stored numbers to labels: NaN, and a single distinct negative number (usually -1), are background."""
     finite = stored
     if stored.dtype.kind == "f":
         # Infinite and non-integer values are not labels.
         finite = np.nan_to_num(stored, nan=0.0, posinf=0.5, neginf=0.5)
-    labels: NDArray[np.int64] = np.rint(finite).astype(np.int64)
+    labels: Indices = np.rint(finite).astype(np.int64)
     if np.unique(negative := labels[labels < 0]).size == 1:
         LOG.info("%s has %d voxels with value %d, treated as background.", path.name, negative.size, negative[0])
         finite, labels = np.where(labels < 0, 0, finite), np.maximum(labels, 0)
@@ -135,10 +140,7 @@ def check_labels(part: Part, table: LabelTable, present: set[int], values: Seque
 
 
 def check_landmarks(
-    part: Part,
-    table: LabelTable,
-    image: tuple[NDArray[np.int64], NDArray[np.float64]],
-    landmarks: Mapping[int, tuple[float, ...]],
+    part: Part, table: LabelTable, image: tuple[Indices, Floats], landmarks: Mapping[int, tuple[float, ...]]
 ) -> None:
     """Raise AtlasError unless the centres of some labels are within 12 mm of `landmarks` (mm), which detects labels in
     another order and flipped images. `image` is labels (X, Y, Z) and affine (4, 4), voxel to mm."""
@@ -160,7 +162,7 @@ def check_landmarks(
             )
 
 
-def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: Floats) -> NDArray[np.int32]:
     """Resample an atlas onto a grid by nearest neighbour -> (X, Y, Z): position of the parcel plus 1, 0 for none.
     `affine` (4, 4) maps voxels of the grid to mm in the atlas' space. The atlas images may differ from the grid and
     each other in voxel size and field of view; where they overlap, the first wins. The grid of a warped atlas is cached
@@ -174,7 +176,7 @@ def build_label_grid(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[
     return grid
 
 
-def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: Floats) -> NDArray[np.int32]:
     grid = np.zeros(shape, dtype=np.int32)
     warps = {path: load_warp(path) for path in dict.fromkeys(one.transform for one in atlas.volumes) if path}
     for volume in atlas.volumes:
@@ -196,20 +198,18 @@ def _lay(atlas: Atlas, shape: tuple[int, int, int], affine: NDArray[np.float64])
     return grid
 
 
-def _locate_slab(to_image: NDArray[np.float64], x: int, shape: tuple[int, ...]) -> list[NDArray[np.float64]]:
+def _locate_slab(to_image: Floats, x: int, shape: tuple[int, ...]) -> list[Floats]:
     y, z = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
     return [(row[1] * y + (row[0] * x + row[3])) + row[2] * z for row in to_image[:3]]
 
 
-def _locate_warped(
-    to_image: NDArray[np.float64], affine: NDArray[np.float64], warp: Warp, slab: tuple[int, ...]
-) -> list[NDArray[np.float64]]:
+def _locate_warped(to_image: Floats, affine: Floats, warp: Warp, slab: tuple[int, ...]) -> list[Floats]:
     voxels = np.indices((1, *slab[1:]), dtype=np.float64).reshape(3, -1) + np.array([[slab[0]], [0], [0]])
     points = map_points((affine[:3, :3] @ voxels + affine[:3, 3:]).T, warp).T
     return list(to_image[:3, :3] @ points + to_image[:3, 3:])
 
 
-def _look_up(parcels: NDArray[np.int32], voxels: list[NDArray[np.float64]]) -> NDArray[np.int32]:
+def _look_up(parcels: NDArray[np.int32], voxels: list[Floats]) -> NDArray[np.int32]:
     """Look up labels at voxel coordinates; 0 outside the image."""
     inside = np.ones(voxels[0].shape, dtype=np.bool_)
     index = np.zeros(voxels[0].shape)
@@ -260,14 +260,14 @@ class _Field:
     """A displacement field."""
 
     displacements: NDArray[np.float32]  # (X, Y, Z, 3) mm
-    to_voxels: NDArray[np.float64]  # (4, 4), mm to voxels
+    to_voxels: Floats  # (4, 4), mm to voxels
 
 
 # A point transform between two spaces: matrices (4, 4) and displacement fields, in order of application.
 Warp = tuple[NDArray[np.float64] | _Field, ...]
 
 
-def map_points(points: NDArray[np.float64], warp: Warp) -> NDArray[np.float64]:
+def map_points(points: Floats, warp: Warp) -> Floats:
     """Map points (n, 3) in RAS mm from the space into which images are resampled to their own.
     Displacements are interpolated linearly and zero outside their field, as in ANTs."""
     for step in warp:
@@ -275,12 +275,12 @@ def map_points(points: NDArray[np.float64], warp: Warp) -> NDArray[np.float64]:
     return points
 
 
-def _multiply(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    moved: NDArray[np.float64] = points @ matrix[:3, :3].T + matrix[:3, 3]
+def _multiply(matrix: Floats, points: Floats) -> Floats:
+    moved: Floats = points @ matrix[:3, :3].T + matrix[:3, 3]
     return moved
 
 
-def _displace(points: NDArray[np.float64], field: _Field) -> NDArray[np.float64]:
+def _displace(points: Floats, field: _Field) -> Floats:
     from scipy.ndimage import map_coordinates
 
     voxels = _multiply(field.to_voxels, points)
@@ -314,7 +314,7 @@ def load_warp(path: Path) -> Warp:
     return steps
 
 
-def _to_step(part: Any) -> NDArray[np.float64] | _Field:
+def _to_step(part: Any) -> Floats | _Field:
     if hasattr(part, "to_ras"):
         return np.asarray(part.to_ras(), dtype=np.float64)
     displacements = np.asarray(part.dataobj, dtype=np.float32)

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_semantoks.atlases.label_images import read_label_image
+from bids_semantoks.atlases.label_images import find_positions, read_label_image
 from bids_semantoks.atlases.label_tables import (
     LabelTable,
     Layer,
@@ -55,8 +55,19 @@ from bids_semantoks.images.grayordinates import (
     read_label_names,
 )
 from bids_semantoks.images.volumes import DAMAGED, check_compressed
-from bids_semantoks.records import Atlas, AtlasVolume
+from bids_semantoks.records import Atlas, AtlasVolume, Indices
 from bids_semantoks.runtime.downloads import check_file
+
+# Names for vertices without a parcel in label files; compared in lower case, letters only.
+_NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
+
+_UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGED, CiftiError, ExpatError, IndexError)
+
+# Template spaces by the vertices of their mesh.
+_SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
+_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
+#: Maximum number of maps listed in a message.
+_N_MAPS: Final = 10
 
 
 def choose(names: Sequence[str], choice: str) -> list[int]:
@@ -68,21 +79,12 @@ def choose(names: Sequence[str], choice: str) -> list[int]:
     return exact or loose or ([number] if 0 <= number < len(names) else [])
 
 
-# Names for vertices without a parcel in label files; compared in lower case, letters only.
-_NOTHING: Final = ("", "unknown", "medialwall", "medialwallmask", "backgroundfreesurferdefinedmedialwall", "none")
-
-_UNREADABLE: Final[tuple[type[Exception], ...]] = (*DAMAGED, CiftiError, ExpatError, IndexError)
-
-#: Maximum number of maps listed in a message.
-_N_MAPS: Final = 10
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SurfaceLabels:
     """Labels of the grayordinates of one file."""
 
     grayordinates: Grayordinates
-    keys: NDArray[np.int64]  # (G,) label keys
+    keys: Indices  # (G,) label keys
     names: dict[int, str]  # of the keys that are parcels
 
 
@@ -185,10 +187,6 @@ def _load_hemisphere(path: Path, map_index: int) -> tuple[Grayordinates, NDArray
     return build_hemispheres({side: values.size}), values, names
 
 
-_SPACES: Final = {10242: ("fsaverage5", "fsaverage"), 40962: ("fsaverage6", "fsaverage"), 32492: ("fsLR",)}
-_SIDE: Final = re.compile(r"^(lh|rh)\.|hemi-[LR]_?|\.(L|R)(?=\.)")
-
-
 def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atlas:
     """Load a surface atlas from its registry entry, one volume per label file. Raises AtlasError if files are
     missing, damaged or not those listed in the entry."""
@@ -218,19 +216,14 @@ def load_surface_entry(entry: Entry, space: str, directory: Path | None) -> Atla
 
 
 def _load_part(part: Part, table: LabelTable) -> tuple[AtlasVolume, list[Layer]]:
-    position = {index: i for i, index in enumerate(table.values)}
-    values, indices = part.file.values or (), part.file.indices
-    if not set(indices) <= set(position):
-        raise AtlasError(
-            f"The atlas description {part.listed_in} lists parcels for {part.path.name} that are not in its table."
-        )
+    values, positions = part.file.values or (), find_positions(part, table, part.file.indices)
     if is_surface_atlas(part.path):
         used = set(load_surface_labels(part.path).names)
     else:
         used = set(np.unique(read_label_image(part.path)[0]).tolist()) - {0}
     if not used & set(values):
         raise AtlasError(f"The atlas file {part.path} has none of the {len(values)} expected labels.")
-    return build_surface_volume(part, values, [position[index] for index in indices])
+    return build_surface_volume(part, values, positions)
 
 
 def load_surface_files(path: Path, space: str, choice: str = "") -> Atlas:

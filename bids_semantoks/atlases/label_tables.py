@@ -21,7 +21,7 @@ from bids_semantoks.atlases.registry import find_registry
 from bids_semantoks.bids_names import format_label, parse_entities
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import hash_values, is_missing, parse_table, read_rows, read_text
-from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume
+from bids_semantoks.records import CANONICAL_NETWORKS, Atlas, AtlasVolume, Floats, Indices
 
 # Affines that differ by less are equal: they are stored in single precision, as quaternions or as text.
 _DECIMALS = 3
@@ -34,13 +34,13 @@ class Layer(NamedTuple):
     parcels: NDArray[np.int32]  # position plus 1, 0 for none
 
 
-def build_grid_layer(labels: NDArray[np.int64], affine: NDArray[np.float64], volume: AtlasVolume, space: str) -> Layer:
+def build_grid_layer(labels: Indices, affine: Floats, volume: AtlasVolume, space: str) -> Layer:
     """Build the layer of a label image (X, Y, Z) with its affine (4, 4), for data in `space`."""
     place = (volume.space or space, volume.transform_sha256, *describe_grid(labels.shape, affine))
     return Layer(place, np.ascontiguousarray(look_up(labels, volume)))
 
 
-def hash_labels(labels: NDArray[np.int64], affine: NDArray[np.float64] | None = None) -> str:
+def hash_labels(labels: Indices, affine: Floats | None = None) -> str:
     """Compute the SHA-256 of the labels of an image with its grid, or of the grayordinates of a surface file;
     independent of data type, header, compression and names."""
     grid = describe_grid(labels.shape, affine) if affine is not None else (list(labels.shape),)
@@ -51,7 +51,7 @@ def _hash_array(values: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<i4").tobytes()).hexdigest()
 
 
-def look_up(labels: NDArray[np.int64], volume: AtlasVolume) -> NDArray[np.int32]:
+def look_up(labels: Indices, volume: AtlasVolume) -> NDArray[np.int32]:
     """Convert labels to parcel positions plus 1, 0 for none; negative labels count as none."""
     lookup = np.zeros(max(int(labels.max()), int(volume.values.max())) + 1, dtype=np.int32)
     lookup[volume.values] = volume.parcels + 1
@@ -59,7 +59,7 @@ def look_up(labels: NDArray[np.int64], volume: AtlasVolume) -> NDArray[np.int32]
     return found
 
 
-def describe_grid(shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Any, ...]:
+def describe_grid(shape: Sequence[int], affine: Floats) -> tuple[Any, ...]:
     """Describe a grid in plain values, so that equal grids compare equal."""
     # Adding zero turns -0.0 into 0.0.
     return (list(map(int, shape)), (np.round(affine, _DECIMALS) + 0.0).tolist())
@@ -95,20 +95,20 @@ _NAME_COLUMNS = ("label", "name")
 _NETWORK_COLUMNS = ("network_label", "network")
 
 # Spellings in published tables; compared in lower case without spaces, underscores and hyphens.
-_SPELLINGS = {name: (name.lower(),) for name in CANONICAL_NETWORKS} | {
-    "Vis": ("vis", "visual"),
-    "SomMot": ("sommot", "somatomotor", "sensorimotor", "smhand", "smmouth", "auditory"),
-    "DorsAttn": ("dorsattn", "dorsalattention"),
+_SPELLINGS = {
+    "Vis": ("visual",),
+    "SomMot": ("somatomotor", "sensorimotor", "smhand", "smmouth", "auditory"),
+    "DorsAttn": ("dorsalattention",),
     "SalVentAttn": (
-        *("salventattn", "salienceventralattention", "ventralattention", "ventralattn", "salience"),
+        *("salienceventralattention", "ventralattention", "ventralattn", "salience"),
         *("cinguloopercular", "cingulooperc"),
     ),
-    "Cont": ("cont", "control", "frontoparietal"),
-    "Default": ("default", "defaultmode"),
-    "Subcortex": ("subcortex", "subcortical"),
-    "Cerebellum": ("cerebellum", "cerebellar"),
+    "Cont": ("control", "frontoparietal"),
+    "Default": ("defaultmode",),
+    "Subcortex": ("subcortical",),
+    "Cerebellum": ("cerebellar",),
 }
-_SYNONYMS = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+_SYNONYMS = {text: name for name in CANONICAL_NETWORKS for text in (name.lower(), *_SPELLINGS.get(name, ()))}
 
 LOG = logging.getLogger("bids_semantoks")
 
@@ -149,8 +149,7 @@ def load_label_table(path: Path) -> LabelTable:
             hint="Provide a tab-separated table with the columns index, label and network_label.",
         )
     network_column = next((c for c in _NETWORK_COLUMNS if c in columns), None)
-    values = [_read_index(row["index"], path) for row in rows]
-    kept = [(value, row) for value, row in zip(values, rows, strict=True) if value != 0]
+    kept = [(value, row) for row in rows if (value := _read_index(row["index"], path)) != 0]
     names = tuple(row[name_column] for _, row in kept)
     networks = tuple(
         find_network(row[name_column]) if network_column is None else normalise_network(row[network_column])
@@ -259,7 +258,7 @@ def load_seventeen(column: str = "label") -> tuple[str, ...]:
     return tuple(row[column] for row in sorted(_read_orders(), key=lambda row: int(row["index_17networks"])))
 
 
-def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = "the atlas") -> NDArray[np.int64]:
+def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = "the atlas") -> Indices:
     """Find the position (C,) in `parcels` of each column; ValueError with what the table "has" that its atlas
     (`where`) lacks. Accepts names with or without ``7Networks_``, Schaefer-400 names in 17-network order, and all
     numbers from 0 or 1."""
@@ -277,8 +276,7 @@ def locate_columns(columns: Sequence[str], parcels: Sequence[str], where: str = 
 
 
 def is_numbered(columns: Sequence[str]) -> bool:
-    """Return whether columns are only numbered, from 0 or 1 and with any prefix (``Mean_1``), instead of
-    named."""
+    """Return whether columns are only numbered, from 0 or 1 and with any prefix (``Mean_1``), not named."""
     found = [re.fullmatch(r"(.*?)(\d+)", column) for column in columns]
     numbers = [int(one[2]) for one in found if one]
     return (

@@ -39,7 +39,7 @@ from bids_semantoks.atlases.supply import (
     refuse,
     split_cohort,
 )
-from bids_semantoks.bids_names import check_name, natural_key, parse_entities
+from bids_semantoks.bids_names import check_name, group_by, natural_key, parse_entities
 from bids_semantoks.errors import AtlasError, name_some
 from bids_semantoks.files import read_json
 from bids_semantoks.records import Atlas
@@ -70,8 +70,7 @@ def split_choice(name_or_path: str | Path) -> tuple[str, str]:
 
 
 def find_all_spaces(name_or_path: str | Path, *, directory: Path | None) -> tuple[str, ...]:
-    """Find the template spaces of an atlas, preferred first: images, then surfaces whose files are
-    available. Raises AtlasError for an unknown atlas."""
+    """Find the template spaces of an atlas, images before available surfaces; AtlasError for an unknown atlas."""
     chosen, choice = split_choice(name_or_path)
     if is_surface_atlas(Path(chosen)):
         return find_surface_spaces(Path(chosen), choice)
@@ -220,9 +219,7 @@ def _choose_in_dataset(directory: Path, choice: str) -> list[Path]:
     files = [path for path in paths if path.is_file()]
     if not files:
         raise _refuse_empty(directory, paths)
-    by_label: dict[str, list[Path]] = {}
-    for path in files:
-        by_label.setdefault(build_label(_HEMISPHERE.sub("", _ENDING.sub("_dseg", path.name))), []).append(path)
+    by_label = group_by(files, lambda path: build_label(_HEMISPHERE.sub("", _ENDING.sub("_dseg", path.name))))
     labels = sorted(by_label, key=natural_key)
     # Also match the entities themselves, such as atlas-4S_scale-156.
     found = choose(labels, choice) or choose(labels, build_label(choice)) if choice else list(range(len(labels)))
@@ -253,11 +250,8 @@ def _refuse_empty(directory: Path, links: Sequence[Path]) -> AtlasError:
 
 
 def _find_dataset(directory: Path, choice: str) -> dict[str, Part]:
-    files = _choose_in_dataset(directory, choice)
-    by_space: dict[str, list[Path]] = {}
-    for image in files:
-        if not is_surface_atlas(image):
-            by_space.setdefault(_find_space(image), []).append(image)
+    images = [path for path in _choose_in_dataset(directory, choice) if not is_surface_atlas(path)]
+    by_space = group_by(images, _find_space)
     for space, found in by_space.items():
         others = {tuple(sorted((_entities(p) | {"res": ""}).items())) for p in found}
         if len(others) > 1:

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -126,8 +126,7 @@ def list_registered() -> list[Path]:
 
 
 def find_registered(name: str | Path) -> Path | None:
-    """Find the registry entry with a name, or with another pipeline's label for the same atlas; None for a path
-    or an unknown name."""
+    """Find the registry entry of a name, or of another pipeline's label for it; None for a path or unknown name."""
     label = name_schaefer(str(name))
     entry = find_registry() / f"{label}.json"
     check_name(name, AtlasError, "The atlas")
@@ -221,8 +220,7 @@ class Places:
         return [path for path in found if path.as_posix().endswith(f"/{name}")]
 
     def narrow(self) -> list[Places]:
-        """Return the first given place alone, the first two, ..., all places: a complete set in the user's places
-        wins."""
+        """Return the first given place, the first two, ..., all places: a complete set in the user's places wins."""
         firsts = [self.given[:n] for n in range(1, len(self.given) + 1)]
         narrower = [Places(given=some, others=(), templateflow=(), contents=self.contents) for some in firsts]
         return [*narrower, self]
@@ -233,11 +231,11 @@ def find_places(directory: Path | None, *, beside: Path | None = None) -> Places
     `beside` and TemplateFlow's. Raises AtlasError if `directory` is not a directory."""
     if directory is not None:
         check_name(directory, AtlasError, "The atlas directory (--atlas-dir)")
-    if directory is not None and not directory.is_dir():
-        raise AtlasError(f"The atlas directory {directory} (--atlas-dir) is not a directory.")
+        if not directory.is_dir():
+            raise AtlasError(f"The atlas directory {directory} (--atlas-dir) is not a directory.")
     variable, cache = os.environ.get(DIRECTORY_VARIABLE), find_cache()
-    others = (*((cache / ATLASES,) if cache else ()), *((beside,) if beside else ()))
-    given = (*((directory,) if directory is not None else ()), *((Path(variable),) if variable else ()))
+    others = tuple(one for one in (cache / ATLASES if cache else None, beside) if one is not None)
+    given = tuple(one for one in (directory, Path(variable) if variable else None) if one is not None)
     contents = {one: list_contents(one) for one in given}
     return Places(given=given, others=others, templateflow=tuple(find_templateflow_homes()), contents=contents)
 
@@ -268,7 +266,7 @@ def find_file(file: LabelFile, places: Places) -> Path | None:
     folders = [*(sub for one in places.given for sub in (one, one / ATLASES)), *places.others]
     inside = (path for name in file.names for path in places.find_inside(name))
     for path in (*(folder / name for folder in folders for name in file.names), *inside):
-        if is_there(path) and not (file.n_vertices and has_other_mesh(path, file.n_vertices)):
+        if is_there(path) and not has_other_mesh(path, file.n_vertices):
             return path
     if file.templateflow and (found := find_archived(file.templateflow, places)):
         return found
@@ -296,9 +294,10 @@ def is_there(path: Path) -> bool:
 
 
 def has_other_mesh(path: Path, n_vertices: int) -> bool:
-    """Detect an annotation of another mesh by its first number; other files are checked when they are read."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return path.suffix == ".annot" and int.from_bytes(file.read(4), "big") != n_vertices
+    """Detect an annotation of another mesh by its first number; False for other files or an unknown size (0)."""
+    if n_vertices and path.suffix == ".annot":
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            return int.from_bytes(file.read(4), "big") != n_vertices
     return False
 
 
@@ -329,32 +328,27 @@ def describe_unused(
 
 def _explain(path: Path, entry: Entry, space: str) -> tuple[str, bool]:
     """Explain why a file is not used, and whether it was probably intended."""
-    own = {name: file for file in _list_files(entry.recipes.get(space, ())) for name in _names(file)}
+    own = _map_names(entry.recipes.get(space, ()))
     if path.name in own:
         if not is_there(path):
             return "empty or a link without content", True
-        size = own[path.name].n_vertices
-        return (
-            ("for another mesh", True) if size and has_other_mesh(path, size) else ("another file was preferred", False)
-        )
+        is_other = has_other_mesh(path, own[path.name].n_vertices)
+        return ("for another mesh" if is_other else "another file was preferred"), is_other
     for other, recipes in entry.recipes.items():
-        if any(path.name in _names(file) for file in _list_files(recipes)):
+        if path.name in _map_names(recipes):
             return f"for data in {other}", False
     if path.name.endswith("_xfm.h5"):
         return "a transform to another space", False
     for registered in (entry.path, *list_registered()):
         for on_surfaces in (False, True):
             some = load_entry(registered, on_surfaces=on_surfaces).recipes.values()
-            if any(path.name in _names(file) for recipes in some for file in _list_files(recipes)):
+            if any(path.name in _map_names(recipes) for recipes in some):
                 return f"for {'data on surfaces' if on_surfaces else 'images'} and {registered.stem}", False
     if near := difflib.get_close_matches(path.name, own, n=1, cutoff=_CLOSE):
         return f"unknown name; expected {near[0]}", True
     return f"not a file of {entry.name}", False
 
 
-def _list_files(recipes: Sequence[Sequence[LabelFile]]) -> list[LabelFile]:
-    return [file for recipe in recipes for file in recipe]
-
-
-def _names(file: LabelFile) -> set[str]:
-    return {name.rsplit("/", 1)[-1] for name in file.names}
+def _map_names(recipes: Iterable[Recipe]) -> dict[str, LabelFile]:
+    """Map the names, without folders, that the files of recipes may have."""
+    return {name.rsplit("/", 1)[-1]: file for recipe in recipes for file in recipe for name in file.names}

@@ -192,7 +192,7 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
         return parts
     # Recipes with a transform to this space; if there are none, all, and the error explains it.
     recipes = _find_possible(entry, recipes, space, places)
-    obstacles: dict[str, None] = {}
+    obstacles = []
     for recipe in recipes:
         # Half an atlas is useless: do not download a part if the rest is unavailable.
         reason = _describe_obstacle(entry, recipe, space, places)
@@ -201,8 +201,8 @@ def find_parts(entry: Entry, space: str, places: Places, target: Target, *, hint
                 return parts
         except AtlasError as error:
             reason = str(error)
-        obstacles[reason] = None
-    raise refuse(entry, (space,), places, list(obstacles), hint=hint)
+        obstacles.append(reason)
+    raise refuse(entry, (space,), places, obstacles, hint=hint)
 
 
 def fetch_labels(entry: Entry, space: str, places: Places, target: Path) -> tuple[Part, ...]:
@@ -307,27 +307,23 @@ def refuse(
     others = (f" Or process the data in {own} (--space)." if foreign else "") + (
         f" Or use a part of it that is available: --atlas {' or '.join(smaller)}." if smaller else ""
     )
-    if (
-        foreign
-        and (absent := [_find_absent(entry, one, foreign[0], places) for one in recipes[foreign[0]]])
-        and all(absent)
-    ):
+    where = foreign[0] if foreign else ""
+    apart = f"The atlas {entry.name} is in space {own}, the data in {where or 'an unknown space'}"
+    absent = [_find_absent(entry, one, where, places) for one in recipes[where]] if foreign else []
+    if absent and all(absent):
         return AtlasError(
-            f"The atlas {entry.name} is in space {own}, the data in {foreign[0] or 'an unknown space'}. {absent[0]}.",
-            hint=f"Give an atlas in {foreign[0] or 'their space'} with --atlas PATH, or a transform named like "
-            f"TemplateFlow's ({Path(name_transform('SPACE', foreign[0] or 'SPACE')).name}) in --atlas-dir.{others}",
+            f"{apart}. {absent[0]}.",
+            hint=f"Give an atlas in {where or 'their space'} with --atlas PATH, or a transform named like "
+            f"TemplateFlow's ({Path(name_transform('SPACE', where or 'SPACE')).name}) in --atlas-dir.{others}",
         )
-    searched = " and ".join([*map(str, places.given), "the user's caches"])
     lacking = (
-        f"The atlas {entry.name} is in space {own}, the data in {foreign[0] or 'an unknown space'}, and the transform "
-        f"between them was not found in {searched}."
-        if foreign
-        else f"The images of the atlas {entry.name} were not found in {searched}."
+        f"{apart}, and the transform between them was" if foreign else f"The images of the atlas {entry.name} were"
     )
+    searched = " and ".join([*map(str, places.given), "the user's caches"])
     needed = "; ".join(f"for {space}: {_describe_all(some, space)}" for space, some in recipes.items())
     unused = describe_unused(entry, next(iter(recipes), ""), places, is_strict=True)
     return AtlasError(
-        f"{lacking} Required files, {needed}."
+        f"{lacking} not found in {searched}. Required files, {needed}."
         + (f" Ignored files: {unused}." if unused else "")
         + (f" Not downloaded: {reasons}." if obstacles else ""),
         hint=(hint if obstacles else f"Set --atlas-dir or {DIRECTORY_VARIABLE} to their directory.") + others,

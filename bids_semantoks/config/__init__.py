@@ -1,9 +1,8 @@
 """Frozen configuration of every stage; the command line is generated from these fields."""
 
 from bids_semantoks.config.call import AppConfig, EmbeddingConfig, RunningConfig, SelectionConfig, SignalsConfig
-from bids_semantoks.config.group import PretrainingConfig, ProbingConfig
+from bids_semantoks.config.group import EncoderConfig, PretrainingConfig, ProbingConfig, TrainingConfig
 from bids_semantoks.config.options import from_json, to_json
-from bids_semantoks.config.recipes import EncoderConfig, TrainingConfig
 
 __all__ = [
     "AppConfig",

@@ -8,9 +8,8 @@ import re
 import sys
 import types
 import typing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from bids_semantoks.errors import ConfigurationError
 
@@ -113,8 +112,7 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
 _OPERATORS: Final = (">=", "<=", "!=", "==", ">", "<", "=")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A comparison that leaves out the runs that meet it."""
 
     column: str
@@ -133,16 +131,15 @@ class Rule:
 
 def parse_rule(text: str) -> Rule:
     """Parse ``COLUMN OP VALUE``, with or without spaces. Raises ConfigurationError for anything else."""
-    column, operator, value = "", "", ""
-    if found := re.search("|".join(map(re.escape, _OPERATORS)), text):
-        column, operator, value = text[: found.start()].strip(), found[0], text[found.end() :].strip()
+    found = re.fullmatch(rf"(.*?)({'|'.join(_OPERATORS)})(.*)", text, re.DOTALL)
+    column, operator, value = map(str.strip, found.groups()) if found else ("", "", "")
     check(
         bool(column and value),
         f"--exclude-by needs COLUMN OP VALUE with one of {', '.join(op for op in _OPERATORS if op != '==')}, "
         f"found {text!r:.80}.",
         "For example 'mean_fd>0.3', in quotes, since the shell would write to a file otherwise.",
     )
-    rule = Rule(column=column, operator="=" if operator == "==" else operator, value=value, text=text)
+    rule = Rule(column, "=" if operator == "==" else operator, value, text)
     check(
         rule.operator in ("=", "!=") or (rule.number is not None and rule.number == rule.number),
         f"--exclude-by {text!r:.80} compares with {value!r:.40}, which is not a number.",

@@ -72,7 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"bids_semantoks.demo: OUT_DIR cannot be written: {show_hidden(str(error))}.", file=sys.stderr)
         return ResourceError.exit_code
-    _say_what_is_next(options.out_dir, number, time.perf_counter() - started, parcellated=options.parcellated)
+    root, seconds = options.out_dir, time.perf_counter() - started
+    kind, out = "a raw BIDS root and derivatives/fmriprep", root / "derivatives" / "bids_semantoks"
+    if options.parcellated:
+        kind, out = "parcellated series", root.absolute().with_name(f"{root.absolute().name}_semantoks")
+    print(f"Wrote {number} synthetic participants to {show_hidden(str(root))} in {seconds:.0f} s: {kind}.")
+    print(f"The truth about them lies in {show_hidden(str(root / 'code' / 'truth'))}.")
+    print(_NEXT.format(root=show_hidden(shlex.quote(str(root))), out=show_hidden(shlex.quote(str(out)))))
     return 0
 
 
@@ -95,15 +101,6 @@ def _parse_seed(text: str) -> int:
     if seed < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, found {seed}")
     return seed
-
-
-def _say_what_is_next(root: Path, number: int, seconds: float, *, parcellated: bool) -> None:
-    kind = "parcellated series" if parcellated else "a raw BIDS root and derivatives/fmriprep"
-    beside = root.absolute().with_name(f"{root.absolute().name}_semantoks")
-    out = beside if parcellated else root / "derivatives" / "bids_semantoks"
-    print(f"Wrote {number} synthetic participants to {show_hidden(str(root))} in {seconds:.0f} s: {kind}.")
-    print(f"The truth about them lies in {show_hidden(str(root / 'code' / 'truth'))}.")
-    print(_NEXT.format(root=show_hidden(shlex.quote(str(root))), out=show_hidden(shlex.quote(str(out)))))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_semantoks.files import write_records
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.records import CANONICAL_NETWORKS, Bools, Floats, Indices
 
 ATLAS_NAME: Final = "Demo457"
 SPACE: Final = "MNI152NLin2009cAsym"
@@ -24,7 +24,6 @@ GRID_ORIGIN: Final = (-96.0, -132.0, -78.0)
 
 # Parcels of each cortical network, left and right, in the canonical order (Vis ... Default).
 LEFT_COUNTS: Final = (31, 37, 23, 22, 13, 22, 52)
-
 RIGHT_COUNTS: Final = (30, 40, 23, 25, 13, 30, 39)
 SUBCORTEX_PER_HEMISPHERE: Final = 25
 CEREBELLUM_COUNT: Final = 7
@@ -37,13 +36,13 @@ class Anatomy(NamedTuple):
     """Masks and labels, each of shape `GRID_SHAPE`."""
 
     labels: NDArray[np.int16]  # parcel number 1..457; 0 outside all parcels
-    brain: NDArray[np.bool_]
-    white_matter: NDArray[np.bool_]
-    csf: NDArray[np.bool_]
-    edge: NDArray[np.bool_]  # shell of voxels around the brain
+    brain: Bools
+    white_matter: Bools
+    csf: Bools
+    edge: Bools  # shell of voxels around the brain
 
 
-def build_affine() -> NDArray[np.float64]:
+def build_affine() -> Floats:
     """Build the affine (4, 4) of the demo grid, voxel indices to millimetres (RAS)."""
     affine = np.diag([VOXEL_SIZE, VOXEL_SIZE, VOXEL_SIZE, 1.0])
     affine[:3, 3] = GRID_ORIGIN
@@ -127,7 +126,7 @@ def write_image(
         zipped.write(values.tobytes(order="F"))
 
 
-def _ellipsoid(centre: tuple[float, ...], semi_axes: tuple[float, ...]) -> NDArray[np.bool_]:
+def _ellipsoid(centre: tuple[float, ...], semi_axes: tuple[float, ...]) -> Bools:
     """Mark the voxels whose centre lies in an ellipsoid given in millimetres."""
     inside = np.zeros(GRID_SHAPE)
     for axis, (size, origin, middle, half) in enumerate(zip(GRID_SHAPE, GRID_ORIGIN, centre, semi_axes, strict=True)):
@@ -136,7 +135,7 @@ def _ellipsoid(centre: tuple[float, ...], semi_axes: tuple[float, ...]) -> NDArr
     return np.asarray(inside <= 1.0)
 
 
-def _dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _dilate(mask: Bools) -> Bools:
     """Grow a mask by one voxel along each axis; the mask must not touch the border of the grid."""
     grown = mask.copy()
     for axis in range(3):
@@ -144,18 +143,16 @@ def _dilate(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return grown
 
 
-def _cortical_order(counts: tuple[int, ...], first: int) -> NDArray[np.int64]:
+def _cortical_order(counts: tuple[int, ...], first: int) -> Indices:
     """List the parcel numbers of one hemisphere from the back of the head to the front."""
     starts = first + np.concatenate([[0], np.cumsum(counts)[:-1]])
     return np.concatenate([np.arange(starts[n], starts[n] + counts[n]) for n in _BACK_TO_FRONT])
 
 
-def _divide(labels: NDArray[np.int16], voxels: NDArray[np.int64], parcels: NDArray[np.int64]) -> None:
-    """Divide voxels (V, 3) among parcels by repeated halving across their longest side.
-
-    Halving keeps parcel sizes within one voxel, which nearest-seed blocks would not; comparing only integers
-    makes the result the same on every machine.
-    """
+def _divide(labels: NDArray[np.int16], voxels: Indices, parcels: Indices) -> None:
+    """Divide voxels (V, 3) among parcels by repeated halving across their longest side. Halving keeps parcel sizes
+    within one voxel, which nearest-seed blocks would not; comparing only integers makes the result the same on every
+    machine."""
     if len(parcels) == 1:
         labels[tuple(voxels.T)] = parcels[0]
         return

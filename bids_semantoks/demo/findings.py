@@ -40,20 +40,16 @@ def _list_models(tables: ProbeTables, phenotypes: Sequence[str]) -> list[Sequenc
     table: list[Sequence[str]] = [("model", *header, "verdict")]
     for model, found in rows.items():
         scores = [format_score(found[name]) if name in found else "n/a" for name in phenotypes]
-        table.append((_name(model, tables), *scores, _join_verdicts(found)))
+        verdicts = {str(row.verdict): None for row in found.values()}
+        if len(verdicts) > 1:
+            verdicts = {f"{name} {row.verdict}": None for name, row in found.items()}
+        table.append((_name(model, tables), *scores, ", ".join(verdicts)))
     at_chance = [format_number(chance.get(name, first[name]).chance) for name in phenotypes]
     return [*table, ("chance", *at_chance, "")]
 
 
 def _name(model: str, tables: ProbeTables) -> str:
     return f"{model} (pretrained)" if model == tables.model else MODEL_NAMES.get(model, model)
-
-
-def _join_verdicts(found: dict[str, Any]) -> str:
-    verdicts = {name: str(row.verdict) for name, row in found.items()}
-    if len(set(verdicts.values())) == 1:
-        return next(iter(verdicts.values()))
-    return ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items())
 
 
 def _compare_with_random(tables: ProbeTables, phenotypes: Sequence[str]) -> list[str]:

@@ -12,10 +12,9 @@ from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.demo.atlas import build_anatomy, build_table
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Indices
 from bids_semantoks.signals.windows import compute_response
 
 SITES: Final = ("EU", "AS", "NA")
@@ -94,11 +93,9 @@ def draw_participant(number: int, seed: int) -> Participant:
 
 
 def plan_runs(participant: Participant, *, short: bool = False) -> tuple[RunPlan, ...]:
-    """Plan a participant's runs; `short` runs of 136 s have just one high-pass regressor.
-
-    In every 24: every third from the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and PA
-    runs, the 4th a second run cut off at 60 s, the 5th heavy motion.
-    """
+    """Plan a participant's runs; `short` runs of 136 s have just one high-pass regressor. In every 24: every third from
+    the 1st has dummy scans, every sixth from the 2nd two sessions, the 3rd AP and PA runs, the 4th a second run cut off
+    at 60 s, the 5th heavy motion."""
     turn = (participant.number - 1) % _PERIOD
     seconds = SHORT_RUN_SECONDS if short else RUN_SECONDS
     task = ("task", "rest")
@@ -172,10 +169,7 @@ MOTION: Final = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 EXPANSIONS: Final = ("", "_derivative1", "_power2", "_derivative1_power2")
 PHYSIOLOGY: Final = ("respiration", "pulsation", "vasomotion", "receiver")
 DRIFT: Final = ("drift_linear", "drift_quadratic")
-
-# Aliased by a repetition time of 2 s to 0.17 and 0.16 Hz.
-BREATHING_HZ: Final = 0.328
-
+BREATHING_HZ: Final = 0.328  # aliased by a repetition time of 2 s to 0.17 and 0.16 Hz
 PULSE_HZ: Final = 0.837
 VOLUME_HZ: Final = 0.0125
 VASOMOTION_HZ: Final = 0.003
@@ -183,27 +177,22 @@ RECEIVER_HZ: Final = 0.13
 _ORDERS: Final = 7
 _HEAD_RADIUS: Final = 50.0
 _RMS_RADIUS: Final = 80.0
-
-#: Network that each type of block drives.
-DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}
-
+DRIVEN: Final = {"looking": "Vis", "moving": "SomMot"}  # network that each type of block drives
 BLOCK_SECONDS: Final = 20.0
 _REST_SECONDS: Final = 10.0
-
-#: Response over the standard deviation of a parcel's signal.
-_STRENGTH: Final = 0.6
+_STRENGTH: Final = 0.6  # response over the standard deviation of a parcel's signal
 
 
 class NeuralSignals(NamedTuple):
     """Noise-free signals of one run and what was planted in them."""
 
-    signals: NDArray[np.float64]  # (T, P), expected variance 1
-    coupling: NDArray[np.float64]  # (N, N) correlation between networks
-    frequency: NDArray[np.float64]  # (N,) central frequency in Hz
-    lag: NDArray[np.float64]  # (N,) delay in s
+    signals: Floats  # (T, P), expected variance 1
+    coupling: Floats  # (N, N) correlation between networks
+    frequency: Floats  # (N,) central frequency in Hz
+    lag: Floats  # (N,) delay in s
 
 
-def compute_coupling(participant: Participant) -> NDArray[np.float64]:
+def compute_coupling(participant: Participant) -> Floats:
     """Compute a participant's planted correlations (N, N) after balancing, networks in canonical order."""
     n = len(CANONICAL_NETWORKS)
     angles = np.deg2rad(_ANGLES)
@@ -225,7 +214,7 @@ def compute_coupling(participant: Participant) -> NDArray[np.float64]:
     return np.asarray(coupling)
 
 
-def compute_dynamics(participant: Participant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_dynamics(participant: Participant) -> tuple[Floats, Floats]:
     """Compute a participant's planted central frequency (Hz) and delay (s) of each network, (N,) each."""
     age, sex = participant.age_z, participant.sex_sign
     tempo = [age * AGE_TEMPO.get(name, 0.0) + sex * SEX_TEMPO.get(name, 0.0) for name in CANONICAL_NETWORKS]
@@ -256,14 +245,10 @@ def simulate_signals(
     return NeuralSignals(signals[-n_volumes:], coupling, frequency, lag)
 
 
-def colour(
-    white: NDArray[np.float64], repetition_time: float, frequency: NDArray[np.float64], lag: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Filter white noise (T, S) to a broad neural bump seen through blood flow, of expected variance 1.
-
-    `frequency` (Hz) and `lag` (s) are (S,). The response is the difference of gamma densities (shapes 6 and 16, scale 1
-    s, ratio 1/6) of Friston et al. (1998), NeuroImage 7, 30-40: (1 + i w)^-6 - (1 + i w)^-16 / 6.
-    """
+def colour(white: Floats, repetition_time: float, frequency: Floats, lag: Floats) -> Floats:
+    """Filter white noise (T, S) to a broad neural bump seen through blood flow, of expected variance 1. `frequency`
+    (Hz) and `lag` (s) are (S,). The response is the difference of gamma densities (shapes 6 and 16, scale 1 s, ratio
+    1/6) of Friston et al. (1998), NeuroImage 7, 30-40: (1 + i w)^-6 - (1 + i w)^-16 / 6."""
     f = np.fft.rfftfreq(len(white), repetition_time)[:, None]
     omega = 2 * np.pi * f
     response = (1 + 1j * omega) ** -6 - (1 + 1j * omega) ** -16 / 6
@@ -276,7 +261,7 @@ def colour(
     return np.asarray(np.fft.irfft(np.fft.rfft(white, axis=0) * transfer / gain, n=len(white), axis=0))
 
 
-def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:
+def _pairs(changes: dict[tuple[str, str], float]) -> Floats:
     """Build the symmetric matrix of coupling changes."""
     matrix = np.zeros((len(CANONICAL_NETWORKS), len(CANONICAL_NETWORKS)))
     for pair, change in changes.items():
@@ -286,14 +271,14 @@ def _pairs(changes: dict[tuple[str, str], float]) -> NDArray[np.float64]:
 
 
 @cache
-def _places() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _places() -> tuple[Indices, Indices]:
     """Find the network and hemisphere (0 left or midline, 1 right) of each parcel."""
     parcels, networks = build_table()
     network = np.array([CANONICAL_NETWORKS.index(name) for name in networks])
     return network, np.array([int("_RH_" in parcel) for parcel in parcels])
 
 
-def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
+def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> Floats:
     """Simulate motion parameters (T, 6), mm then rad, from drift, breathing and sudden movements."""
     n = plan.n_volumes
     cosines = _slow_cosines(n, _ORDERS)
@@ -316,33 +301,29 @@ def simulate_motion(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float
     return np.asarray(parameters - parameters[n // 2])
 
 
-def expand(series: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def expand(series: Floats) -> dict[str, Floats]:
     """Compute derivative, square and squared derivative of series (T, ...) by fMRIPrep suffix; NaN in volume 0."""
     derivative = np.concatenate([np.full_like(series[:1], np.nan), np.diff(series, axis=0)])
     return dict(zip(EXPANSIONS, (series, derivative, series**2, derivative**2), strict=True))
 
 
-def compute_framewise_displacement(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute framewise displacement (T,) in mm from motion (T, 6), mm then rad; NaN in the first volume.
-
-    Sum of absolute changes, rotations as arcs of 50 mm radius (Power et al. 2012, NeuroImage 59, 2142-2154).
-    """
+def compute_framewise_displacement(parameters: Floats) -> Floats:
+    """Compute framewise displacement (T,) in mm from motion (T, 6), mm then rad; NaN in the first volume. Sum of
+    absolute changes, rotations as arcs of 50 mm radius (Power et al. 2012, NeuroImage 59, 2142-2154)."""
     changes = np.abs(np.diff(parameters, axis=0) * np.repeat([1.0, _HEAD_RADIUS], 3))
     return np.concatenate([[np.nan], changes.sum(axis=1)])
 
 
-def compute_rmsd(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+def compute_rmsd(parameters: Floats) -> Floats:
     """Compute the RMS deviation (T,) in mm between successive volumes from motion (T, 6), mm then rad; NaN at first.
-
-    Jenkinson (1999), FMRIB report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), R = 80 mm; for small rotations
-    trace(A'A) is twice the squared rotation.
-    """
+    Jenkinson (1999), FMRIB report TR99MJ1: sqrt(R^2 / 5 trace(A'A) + t't), R = 80 mm; for small rotations trace(A'A) is
+    twice the squared rotation."""
     squares = np.diff(parameters, axis=0) ** 2
     deviation = np.sqrt(2 * _RMS_RADIUS**2 / 5 * squares[:, 3:].sum(axis=1) + squares[:, :3].sum(axis=1))
     return np.concatenate([[np.nan], deviation])
 
 
-def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.float64]:
+def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> Floats:
     """Simulate respiratory volume, aliased pulsation, vasomotion and fast receiver noise: (T, 4), unit variance."""
     time = np.arange(plan.n_volumes) * plan.repetition_time
     cosines = _slow_cosines(plan.n_volumes, 3)
@@ -356,14 +337,12 @@ def simulate_physiology(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.f
     return np.stack([*series, fast / fast.std()], axis=1)
 
 
-def _slow_cosines(n_volumes: int, count: int) -> NDArray[np.float64]:
+def _slow_cosines(n_volumes: int, count: int) -> Floats:
     """Compute discrete cosines (T, count) of the lowest orders, the constant first."""
     return np.asarray(np.cos(np.pi * np.arange(count) * (np.arange(n_volumes)[:, None] + 0.5) / n_volumes))
 
 
-def build_sources(
-    parameters: NDArray[np.float64], physiology: NDArray[np.float64]
-) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def build_sources(parameters: Floats, physiology: Floats) -> tuple[tuple[str, ...], Floats]:
     """Stack 24 motion terms, physiology (T, 4) and drift, scaled to a quiet run: names (C,), sources (T, C)."""
     scaled = parameters * np.repeat([1 / 0.1, 1 / 0.001], 3)
     names = tuple(f"{name}{suffix}" for suffix in EXPANSIONS for name in MOTION)
@@ -382,10 +361,10 @@ def draw_blocks(participant: Participant, plan: RunPlan) -> list[tuple[float, fl
     return [(_REST_SECONDS + number * step, BLOCK_SECONDS, name) for number, name in enumerate(types)]
 
 
-def compute_activity(blocks: list[tuple[float, float, str]], plan: RunPlan) -> NDArray[np.float64]:
+def compute_activity(blocks: list[tuple[float, float, str]], plan: RunPlan) -> Floats:
     """Compute the activity (T, P) that blocks add to each parcel, in standard deviations of the signal."""
     networks = np.array(build_table()[1])
-    times: NDArray[np.float64] = np.arange(plan.n_volumes, dtype=np.float64) * plan.repetition_time
+    times: Floats = np.arange(plan.n_volumes, dtype=np.float64) * plan.repetition_time
     activity = np.zeros((plan.n_volumes, len(networks)))
     for onset, duration, name in blocks:
         response = _STRENGTH * compute_response(times - onset, duration)

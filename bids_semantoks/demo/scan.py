@@ -25,6 +25,7 @@ from bids_semantoks.demo.neural import (
     simulate_physiology,
     simulate_signals,
 )
+from bids_semantoks.records import Bools, Floats, Indices
 
 # Percent of the voxel's mean intensity.
 NEURAL_PERCENT: Final = 1.0
@@ -39,7 +40,6 @@ _DRIFT_SPREAD: Final = 0.6
 HIGH_PASS_SECONDS: Final = 128.0
 FD_OUTLIER_MM: Final = 0.5
 DVARS_OUTLIER: Final = 1.5
-
 _AXES: Final = {"x": ("left-right", "pitch"), "y": ("anterior-posterior", "roll"), "z": ("superior-inferior", "yaw")}
 
 
@@ -47,21 +47,21 @@ class Scan(NamedTuple):
     """One simulated run."""
 
     voxels: NDArray[np.float32]  # (V, T) intensities, voxels as in `find_voxels`
-    motion: NDArray[np.float64]  # (T, 6) mm, then rad
+    motion: Floats  # (T, 6) mm, then rad
     neural: NeuralSignals
     source_names: tuple[str, ...]  # (C,)
-    sources: NDArray[np.float64]  # (T, C) confounds mixed in
-    weights: NDArray[np.float64]  # (C, P) mean over a parcel's voxels, in percent of mean intensity
+    sources: Floats  # (T, C) confounds mixed in
+    weights: Floats  # (C, P) mean over a parcel's voxels, in percent of mean intensity
 
 
 class Voxels(NamedTuple):
     """Voxels that hold a signal: the brain and a shell of one voxel around it."""
 
-    where: tuple[NDArray[np.int64], ...]  # indices into an image of the demo grid
-    position: NDArray[np.float64]  # (V, 4) coordinates scaled to about -1..1, then 1
-    parcel: NDArray[np.int64]  # (V,) from 0; -1 for none
-    tissue: NDArray[np.int64]  # (V,) 0 grey matter, 1 white matter, 2 cerebrospinal fluid
-    brain: NDArray[np.bool_]  # (V,) False in the shell
+    where: tuple[Indices, ...]  # indices into an image of the demo grid
+    position: Floats  # (V, 4) coordinates scaled to about -1..1, then 1
+    parcel: Indices  # (V,) from 0; -1 for none
+    tissue: Indices  # (V,) 0 grey matter, 1 white matter, 2 cerebrospinal fluid
+    brain: Bools  # (V,) False in the shell
 
 
 @cache
@@ -70,7 +70,7 @@ def find_voxels() -> Voxels:
     anatomy = build_anatomy()
     where = np.nonzero(anatomy.brain | anatomy.edge)
     affine = build_affine()
-    position: NDArray[np.float64] = np.stack([*where, np.ones(len(where[0]))], axis=1).astype(np.float64) @ affine.T
+    position: Floats = np.stack([*where, np.ones(len(where[0]))], axis=1).astype(np.float64) @ affine.T
     position[:, :3] = (position[:, :3] - [0, -18, 0]) / [70, 88, 70]
     tissue = anatomy.white_matter[where] * 1 + anatomy.csf[where] * 2 + anatomy.edge[where] * 2
     parcel = anatomy.labels[where].astype(np.int64) - 1
@@ -111,7 +111,7 @@ def fill_image(values: NDArray[np.int16]) -> NDArray[np.int16]:
     return image
 
 
-def _draw_weights(voxels: Voxels, n_sources: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _draw_weights(voxels: Voxels, n_sources: int, rng: np.random.Generator) -> Floats:
     """Draw weights (V, C) that vary smoothly over the head, in percent of the mean intensity."""
     smooth = voxels.position @ rng.normal(0, 1, (4, n_sources))
     smooth += 0.2 * rng.standard_normal(smooth.shape)
@@ -126,7 +126,7 @@ def _draw_weights(voxels: Voxels, n_sources: int, rng: np.random.Generator) -> N
     return np.asarray(weights)
 
 
-def _parcel_means(values: NDArray[np.float64], parcel: NDArray[np.int64]) -> NDArray[np.float64]:
+def _parcel_means(values: Floats, parcel: Indices) -> Floats:
     """Average the voxels of each parcel: (V, C) -> (P, C)."""
     inside, total = parcel >= 0, np.zeros((int(parcel.max()) + 1, values.shape[1]))
     np.add.at(total, parcel[inside], values[inside])
@@ -136,17 +136,17 @@ def _parcel_means(values: NDArray[np.float64], parcel: NDArray[np.int64]) -> NDA
 class Components(NamedTuple):
     """Principal components of a group of voxels."""
 
-    series: NDArray[np.float64]  # (T, C), zero before the steady state
-    singular_values: NDArray[np.float64]  # (C,)
-    variance: NDArray[np.float64]  # (C,) share of variance explained
+    series: Floats  # (T, C), zero before the steady state
+    singular_values: Floats  # (C,)
+    variance: Floats  # (C,) share of variance explained
 
 
-def compute_confounds(scan: Scan, plan: RunPlan) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
+def compute_confounds(scan: Scan, plan: RunPlan) -> tuple[dict[str, Floats], dict[str, Any]]:
     """Compute the confounds columns (T,), in the order of fMRIPrep's table with NaN for n/a, and their sidecar."""
     voxels = find_voxels()
     white, csf, edge = (voxels.brain & (voxels.tissue == 1)), (voxels.brain & (voxels.tissue == 2)), ~voxels.brain
     data = scan.voxels
-    columns: dict[str, NDArray[np.float64]] = {}
+    columns: dict[str, Floats] = {}
     for name, mask in (("global_signal", voxels.brain), ("csf", csf), ("white_matter", white)):
         columns |= {name + suffix: values for suffix, values in expand(_mean(data, mask)).items()}
     cosines = compute_cosines(plan.n_volumes, plan.repetition_time, plan.n_dummy)
@@ -175,7 +175,7 @@ def compute_confounds(scan: Scan, plan: RunPlan) -> tuple[dict[str, NDArray[np.f
     return columns, dict(sorted((sidecar | _describe_motion()).items()))
 
 
-def compute_cosines(n_volumes: int, repetition_time: float, n_dummy: int) -> NDArray[np.float64]:
+def compute_cosines(n_volumes: int, repetition_time: float, n_dummy: int) -> Floats:
     """Compute 128 s high-pass cosines (T, C) of unit norm, 0 in dummy volumes; C = 0 for a run under 128 s."""
     n = n_volumes - n_dummy
     order = max(int(2 * n * repetition_time / HIGH_PASS_SECONDS), 1)
@@ -183,11 +183,9 @@ def compute_cosines(n_volumes: int, repetition_time: float, n_dummy: int) -> NDA
     return np.concatenate([np.zeros((n_dummy, order - 1)), np.sqrt(2 / n) * np.cos(angle)])
 
 
-def compute_dvars(voxels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute DVARS (Power et al. 2012, NeuroImage 59) and standardized DVARS (Nichols 2017, arXiv:1704.01469).
-
-    Voxels (V, T) -> two (T,), in input units and relative to a stationary AR(1) series; NaN in the first volume.
-    """
+def compute_dvars(voxels: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Compute DVARS (Power et al. 2012, NeuroImage 59) and standardized DVARS (Nichols 2017, arXiv:1704.01469). Voxels
+    (V, T) -> two (T,), in input units and relative to a stationary AR(1) series; NaN in the first volume."""
     change = np.diff(voxels, axis=1)
     dvars = np.sqrt(np.mean(change.astype(np.float64) ** 2, axis=0))
     low, high = np.quantile(voxels[:, ::2], [0.25, 0.75], axis=1)
@@ -197,11 +195,9 @@ def compute_dvars(voxels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDA
     return np.concatenate([[np.nan], dvars]), np.concatenate([[np.nan], dvars / expected])
 
 
-def compute_components(voxels: NDArray[np.float32], cosines: NDArray[np.float64], n_dummy: int) -> Components:
-    """Compute the CompCor components that explain half the variance of voxels (V, T), cosines (T, C) removed.
-
-    Unit norm, largest value positive, zero in dummy volumes (Behzadi et al. 2007, NeuroImage 37, 90-101).
-    """
+def compute_components(voxels: NDArray[np.float32], cosines: Floats, n_dummy: int) -> Components:
+    """Compute the CompCor components that explain half the variance of voxels (V, T), cosines (T, C) removed. Unit
+    norm, largest value positive, zero in dummy volumes (Behzadi et al. 2007, NeuroImage 37, 90-101)."""
     cleaned = _remove_drift(voxels, cosines, n_dummy)
     cleaned /= cleaned.std(axis=1, keepdims=True)
     # Volumes are far fewer than voxels: their covariance gives the same components sooner.
@@ -215,26 +211,24 @@ def compute_components(voxels: NDArray[np.float32], cosines: NDArray[np.float64]
     return Components(padded, np.sqrt(power[:n_kept]), variance[:n_kept])
 
 
-def _mean(voxels: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _mean(voxels: NDArray[np.float32], mask: Bools) -> Floats:
     return np.asarray(voxels[mask].mean(axis=0, dtype=np.float64))
 
 
-def _remove_drift(voxels: NDArray[np.float32], cosines: NDArray[np.float64], n_dummy: int) -> NDArray[np.float32]:
+def _remove_drift(voxels: NDArray[np.float32], cosines: Floats, n_dummy: int) -> NDArray[np.float32]:
     """Remove mean and cosines, which are orthonormal: (V, T) -> (V, T - n_dummy)."""
     steady = voxels[:, n_dummy:] - voxels[:, n_dummy:].mean(axis=1, keepdims=True)
     basis = cosines[n_dummy:].astype(np.float32)
     return np.asarray(steady - (steady @ basis) @ basis.T)
 
 
-def _is_most_variable(voxels: NDArray[np.float32], cosines: NDArray[np.float64], n_dummy: int) -> NDArray[np.bool_]:
+def _is_most_variable(voxels: NDArray[np.float32], cosines: Floats, n_dummy: int) -> Bools:
     """Mark the voxels in the top 2 % of variance, as in tCompCor."""
     spread = _remove_drift(voxels, cosines, n_dummy).std(axis=1)
     return np.asarray(spread >= np.quantile(spread, 0.98))
 
 
-def _flag_volumes(
-    displacement: NDArray[np.float64], std_dvars: NDArray[np.float64], n_dummy: int
-) -> dict[str, NDArray[np.float64]]:
+def _flag_volumes(displacement: Floats, std_dvars: Floats, n_dummy: int) -> dict[str, Floats]:
     """Build one indicator column per dummy volume and per motion outlier."""
     outlier = (np.nan_to_num(displacement) > FD_OUTLIER_MM) | (np.nan_to_num(std_dvars) > DVARS_OUTLIER)
     unit, outliers = np.eye(len(outlier)), n_dummy + np.flatnonzero(outlier[n_dummy:])

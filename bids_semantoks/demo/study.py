@@ -38,11 +38,10 @@ from bids_semantoks.demo.scan import Scan, compute_confounds, fill_image, simula
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_json, write_records, write_text
 from bids_semantoks.outputs.store import build_directory
-from bids_semantoks.records import CANONICAL_NETWORKS
+from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Reals
 from bids_semantoks.runtime.logs import Progress
 
-# Standard deviation of what denoising left behind in each parcel, over the neural signal's.
-RESIDUAL_NOISE: Final = 1.2
+RESIDUAL_NOISE: Final = 1.2  # standard deviation of what denoising left behind in each parcel, over the neural signal's
 #: Recipe over the published one that fits a tiny encoder to 120 people in about a minute: in so few steps the teacher
 #: must follow the student sooner.
 PRETRAINING: Final = {"epochs": 40, "batch_size": 15, "learning_rate": 0.03, "momentum": [0.95, 1.0]}
@@ -95,12 +94,10 @@ _FMRIPREP: Final = {
 def write_study(
     out_dir: Path, *, n_participants: int = 24, seed: int = 0, short: bool = False, incomplete: bool = False
 ) -> None:
-    """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``, replacing an earlier demo.
-
-    Each participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests; `incomplete`:
-    no confounds tables for the last participant. Raises ConfigurationError for a folder with other content and for no
-    participants.
-    """
+    """Write a raw BIDS root, ``derivatives/fmriprep`` and the truth in ``code/truth``, replacing an earlier demo. Each
+    participant is the same for any `n_participants`; `short`: runs of 136 s, not 6 min, for tests; `incomplete`: no
+    confounds tables for the last participant. Raises ConfigurationError for a folder with other content and for no
+    participants."""
     participants = _start_study(out_dir, n_participants, seed, _RAW)
     fmriprep = out_dir / "derivatives" / "fmriprep"
     write_json(fmriprep / "dataset_description.json", _FMRIPREP)
@@ -191,7 +188,7 @@ def _write_run(fmriprep: Path, participant: Participant, plan: RunPlan, scan: Sc
     write("desc-brain_mask", build_anatomy().brain.astype(np.uint8), {"Type": "Brain", **shared})
     write("boldref", fill_image(reference)[..., 0], {"SkullStripped": False, **shared}, slope=slope)
     columns, sidecar = compute_confounds(scan, plan)
-    table: NDArray[np.float64] = np.stack(list(columns.values()), axis=1)
+    table: Floats = np.stack(list(columns.values()), axis=1)
     path = _build_path(fmriprep, participant, plan, "desc-confounds_timeseries.tsv")
     _write_numbers(path, tuple(columns), table)
     write_json(path.with_suffix(".json"), sidecar)
@@ -201,11 +198,9 @@ def write_parcellated(
     out_dir: Path, *, n_participants: int = 400, seed: int = 0, short: bool = False, task: bool = False
 ) -> None:
     """Write a derivative dataset of parcellated series, one rest run per participant, and the truth in ``code/truth``.
-
     ``code/pretraining.json`` is a recipe for a tiny encoder. Participants and planted effects are those of
     `write_study` with the same seed; the truth is their table alone. `short`: runs of 136 s, not 6 min; `task`: also a
-    run with task blocks. ConfigurationError as in `write_study`.
-    """
+    run with task blocks. ConfigurationError as in `write_study`."""
     participants = _start_study(out_dir, n_participants, seed, _SERIES)
     atlases = out_dir / "sourcedata" / "atlases"
     write_json(atlases / "dataset_description.json", {**_SERIES, "Name": f"{ATLAS_NAME} atlas (not anatomical)"})
@@ -229,12 +224,7 @@ def simulate_series(participant: Participant, plan: RunPlan) -> np.ndarray[Any, 
 
 
 def _write_series(
-    out_dir: Path,
-    participant: Participant,
-    plan: RunPlan,
-    *,
-    task: str = "rest",
-    activity: NDArray[np.float64] | float = 0.0,
+    out_dir: Path, participant: Participant, plan: RunPlan, *, task: str = "rest", activity: Floats | float = 0.0
 ) -> None:
     name = f"sub-{participant.label}_task-{task}_space-{SPACE}_atlas-{ATLAS_NAME}_stat-mean_timeseries"
     stem = out_dir / f"sub-{participant.label}" / "func" / name
@@ -252,7 +242,7 @@ def _write_task(out_dir: Path, participant: Participant, plan: RunPlan) -> None:
     write_records(out_dir / f"sub-{participant.label}" / "func" / name, ("onset", "duration", "trial_type"), rows)
 
 
-def _write_numbers(path: Path, header: Sequence[str], values: NDArray[np.floating[Any]], number: str = "%.10g") -> None:
+def _write_numbers(path: Path, header: Sequence[str], values: Reals, number: str = "%.10g") -> None:
     """Write a table of numbers (T, C); NaN becomes n/a."""
     # One % over the whole table: 27 million numbers take seconds this way and minutes through a table library.
     row = "\t".join([number] * values.shape[1]) + "\n"
@@ -261,11 +251,9 @@ def _write_numbers(path: Path, header: Sequence[str], values: NDArray[np.floatin
 
 
 def _write_truth(out_dir: Path, participant: Participant, plan: RunPlan, scan: Scan) -> None:
-    """Write the truth about one run to ``<entities>_truth.npz``, whose bytes depend on it alone.
-
-    signals (T, P), confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity, parcels
-    (P,), networks, frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy.
-    """
+    """Write the truth about one run to ``<entities>_truth.npz``, whose bytes depend on it alone. signals (T, P),
+    confounds (T, C), confound_names (C,), weights (C, P) in percent of the mean intensity, parcels (P,), networks,
+    frequency and lag (N,), coupling (N, N), repetition_time (s), n_dummy."""
     arrays = {
         "signals": scan.neural.signals.astype(np.float32),
         "confounds": scan.sources.astype(np.float32),

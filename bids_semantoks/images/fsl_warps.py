@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bids_semantoks.disk import check_content, check_size
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.images.volumes import DAMAGED, Volumes, check_compressed, one_line
+from bids_semantoks.records import Bools, Floats
 
 # NIfTI intent codes of FSL's spline and DCT coefficients (of FNIRT and of TOPUP). The code of a field says nothing
 # about its convention, and tools that copy a header may leave an unrelated one.
@@ -31,11 +32,11 @@ class FslWarp:
 
     path: Path
     field: NDArray[np.float32]  # (X, Y, Z, 3) FSL's mm
-    affine: NDArray[np.float64]  # (4, 4) voxel to mm of the standard space
+    affine: Floats  # (4, 4) voxel to mm of the standard space
     zooms: tuple[float, ...]  # voxel size (3,), mm
     is_absolute: bool  # the field holds positions in the native image, not displacements
 
-    def locate(self, voxels: NDArray[np.intp], volumes: Volumes) -> NDArray[np.float64]:
+    def locate(self, voxels: NDArray[np.intp], volumes: Volumes) -> Floats:
         """Map voxels (n, 3) of the standard grid to native voxel coordinates (n, 3), possibly outside the image;
         NaN where the field is not finite."""
         places = self.field[tuple(voxels.T)].astype(np.float64)
@@ -53,7 +54,7 @@ class FslWarp:
         )
 
 
-def _mirror(voxels: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mirror(voxels: NDArray[Any], shape: tuple[int, ...], affine: Floats) -> Floats:
     """Flip x where FSL does; the function is its own inverse."""
     mirrored = voxels.astype(np.float64)
     if _is_mirrored(affine):
@@ -61,7 +62,7 @@ def _mirror(voxels: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.flo
     return mirrored
 
 
-def _is_mirrored(affine: NDArray[np.float64]) -> bool:
+def _is_mirrored(affine: Floats) -> bool:
     return bool(np.linalg.det(affine[:3, :3]) > 0)
 
 
@@ -101,7 +102,7 @@ def load_fsl_warp(path: Path) -> FslWarp:
     return FslWarp(path=path, field=field, affine=affine, zooms=zooms, is_absolute=_is_absolute(field, affine, zooms))
 
 
-def _is_absolute(field: NDArray[np.float32], affine: NDArray[np.float64], zooms: tuple[float, ...]) -> bool:
+def _is_absolute(field: NDArray[np.float32], affine: Floats, zooms: tuple[float, ...]) -> bool:
     """Distinguish positions from displacements as FSL does: displacements vary less than the positions they lead to."""
     spread = np.zeros(2)
     for axis, size in enumerate(zooms):
@@ -137,9 +138,7 @@ def check_warp(bold: Path, mask: Path | None, warp: Path) -> None:
     )
 
 
-def find_neighbours(
-    places: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def find_neighbours(places: Floats, shape: tuple[int, int, int]) -> tuple[NDArray[np.intp], Floats]:
     """Find the eight voxels around each point (n, 3 voxel coordinates, inside the image) and their trilinear weights:
     positions (8, n) in Fortran order, and weights (8, n)."""
     last = np.asarray(shape) - 1
@@ -154,7 +153,7 @@ def find_neighbours(
     return np.stack(positions), np.stack(weights)
 
 
-def is_inside(places: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def is_inside(places: Floats, inside: Bools) -> Bools:
     """Select positions (n, 3 voxel coordinates) within the mask's image whose nearest voxel is in the mask."""
     last = np.asarray(inside.shape) - 1
     found = np.asarray(((places >= -_ROUNDING) & (places <= last + _ROUNDING)).all(axis=1))

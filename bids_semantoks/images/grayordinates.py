@@ -17,6 +17,8 @@ from nibabel.cifti2 import Cifti2BrainModel, Cifti2Header, Cifti2HeaderError, Ci
 from nibabel.cifti2.parse_cifti2 import Cifti2Extension
 from numpy.typing import NDArray
 
+from bids_semantoks.records import Bools, Floats, Indices
+
 LEFT: Final = "CORTEX_LEFT"
 RIGHT: Final = "CORTEX_RIGHT"
 CEREBELLAR: Final = ("CEREBELLUM_LEFT", "CEREBELLUM_RIGHT", "CEREBELLUM")
@@ -45,7 +47,7 @@ class BrainModel:
     structure: str  # CIFTI's name without CIFTI_STRUCTURE_, such as CORTEX_LEFT
     offset: int  # position of the first value in the file
     n_vertices: int  # of the whole mesh (V), including the medial wall; 0 for voxels
-    indices: NDArray[np.int64]  # (n,) vertices or (n, 3) voxels i, j, k
+    indices: Indices  # (n,) vertices or (n, 3) voxels i, j, k
 
     @property
     def place(self) -> slice:
@@ -59,7 +61,7 @@ class Grayordinates:
 
     models: tuple[BrainModel, ...]  # in file order
     shape: tuple[int, int, int]  # voxels along x, y, z; zeros without voxels
-    affine: NDArray[np.float64]  # (4, 4) voxel to mm
+    affine: Floats  # (4, 4) voxel to mm
 
     @property
     def size(self) -> int:
@@ -149,9 +151,7 @@ def load_cifti(path: Path) -> CiftiFile:
     )
 
 
-def read_grayordinate_rows(
-    file: CiftiFile, wanted: NDArray[np.bool_] | None = None
-) -> Iterator[tuple[int, NDArray[Any]]]:
+def read_grayordinate_rows(file: CiftiFile, wanted: Bools | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield (first row, stored numbers in native byte order) in blocks of whole rows, a few MB each. Blocks without any
     `wanted` row (rows,) are skipped. Copy a block to keep it: its memory is reused for the next. Raises CiftiError if
     the file is truncated."""
@@ -261,7 +261,7 @@ def read_label_names(axis: Cifti2MatrixIndicesMap, map_index: int = 0) -> dict[i
     return {key: " ".join((label.label or "").split()) for key, label in (table or {}).items()}
 
 
-def _read_volume(volume: Any) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+def _read_volume(volume: Any) -> tuple[tuple[int, int, int], Floats]:
     if volume is None:
         return (0, 0, 0), np.eye(4)
     transform = volume.transformation_matrix_voxel_indices_ijk_to_xyz

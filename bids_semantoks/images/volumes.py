@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.disk import MOST_INFLATED, check_content, check_size
 from bids_semantoks.errors import RunFailed
+from bids_semantoks.records import Bools, Floats
 
 _MAX_OFFSET = 1 << 28
 _SAME_AFFINE = 1e-3
@@ -53,7 +54,7 @@ class Volumes:
     path: Path
     shape: tuple[int, int, int]  # voxels along x, y, z
     n_volumes: int  # according to the header
-    affine: NDArray[np.float64]  # (4, 4) voxel to mm
+    affine: Floats  # (4, 4) voxel to mm
     zooms: tuple[float, ...]  # voxel size along x, y, z in mm, from the header's pixdim
     dtype: np.dtype[Any]  # of the stored numbers, with their byte order
     slope: float  # value = slope * stored + intercept
@@ -119,7 +120,7 @@ def _read_step(header: Any) -> float | None:
     return round(seconds, 6) if step != 1 and np.isfinite(seconds) and round(seconds, 6) > 0 else None
 
 
-def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
+def load_mask(path: Path, volumes: Volumes) -> Bools:
     """Read the brain mask (X, Y, Z) of a run: True where not 0. Raises RunFailed bad_image, space_mismatch (not on the
     run's grid) or low_coverage (empty), RunSkipped no_content."""
     check_content(path)
@@ -141,7 +142,7 @@ def load_mask(path: Path, volumes: Volumes) -> NDArray[np.bool_]:
             f"{' in their affines' if shape == volumes.shape else ''}.",
             hint="Both must have the same voxels, to 0.001 mm.",
         )
-    inside: NDArray[np.bool_] = np.asarray(np.nan_to_num(values) != 0).reshape(volumes.shape)
+    inside: Bools = np.asarray(np.nan_to_num(values) != 0).reshape(volumes.shape)
     if not inside.any():
         raise RunFailed("low_coverage", f"The brain mask {path} is empty.")
     return inside

@@ -154,8 +154,7 @@ _LISTED: Final = 4  # patterns in the command; beyond, whole folders
 
 
 def describe_absent_content(runs: Sequence[Run]) -> str:
-    """Describe in one sentence which runs were skipped because their content is missing, with the command to fetch
-    it."""
+    """Describe in one sentence which runs were skipped for lack of content, with the command to fetch it."""
     absent: dict[Path, list[Path]] = {}
     for run in runs:
         absent.setdefault(run.dataset, []).extend(_find_absent(run))

@@ -204,8 +204,7 @@ def _open_all(bids_dir: Path, selection: SelectionConfig) -> tuple[Derivative, .
 
 
 def _open_named(text: str, root: Path, input_type: str) -> Derivative:
-    """Open the dataset of one ``-d`` (``PATH`` or ``NAME=PATH``, also relative to ``<root>/derivatives``). InputError
-    if the folder is missing or is not a readable derivative dataset."""
+    """Open the dataset of one ``-d``, also relative to ``<root>/derivatives``; InputError if it is not readable."""
     label, path = split_named(text)
     check_name(path, InputError, "The derivative dataset")
     if not path.exists() and (root / "derivatives" / path).is_dir():
@@ -222,19 +221,16 @@ def _open_named(text: str, root: Path, input_type: str) -> Derivative:
             f"Derivative dataset {path} (-d {text}) has no dataset_description.json.",
             hint="Give the folder that contains it.",
         )
-    source = recognise_pipeline(description)
+    own = _build_derivative(path, description, "fmriprep", label or path.resolve().name)
     is_fmriprep = description.is_fmriprep and input_type != "series"
-    kind = "fmriprep" if is_fmriprep else find_kind(path, source, wanted=input_type)
-    if kind is None and source == AROMA:
-        kind = "aroma"
-    if kind is None:
+    kind = "fmriprep" if is_fmriprep else find_kind(path, own.source, wanted=input_type)
+    if kind is None and own.source != AROMA:
+        lacking = _describe_nothing(own.source, input_type)
         raise InputError(
-            f"Derivative dataset {path} (-d {text}, {description.pipeline(path)}) contains "
-            f"{_describe_nothing(source, input_type)}.",
-            hint=f"{describe_first_unread(_build_derivative(path, description, 'fmriprep', label))}Give the path to "
-            "an fMRIPrep derivative dataset.",
+            f"Derivative dataset {path} (-d {text}, {own.pipeline}) contains {lacking}.",
+            hint=f"{describe_first_unread(own)}Give the path to an fMRIPrep derivative dataset.",
         )
-    return _build_derivative(path, description, kind, label or path.resolve().name)
+    return replace(own, kind=kind or "aroma")
 
 
 def _build_derivative(path: Path, description: Description, kind: str, name: str) -> Derivative:
@@ -297,8 +293,7 @@ def _find_fmriprep(root: Path, out_dir: Path) -> Derivative:
 
 
 def _check_is_bids(folder: Path) -> Description | None:
-    """Refuse a path that is missing, a file or not BIDS, with InputError; else return its description,
-    None if only ``sub-*`` folders suggest BIDS."""
+    """Refuse a path that is not BIDS, with InputError; return its description, None for ``sub-*`` folders alone."""
     if not folder.exists():
         raise InputError(f"BIDS_DIR {folder} does not exist.", hint="Check the path (in a container: the bind mounts).")
     if not folder.is_dir():
@@ -316,8 +311,7 @@ def _check_is_bids(folder: Path) -> Description | None:
 
 
 def _find_root_kind(folder: Path, description: Description | None, input_type: str) -> str:
-    """Classify BIDS_DIR as ``raw`` or the kind of a derivative dataset; InputError if that cannot be determined or a
-    derivative dataset has nothing to read."""
+    """Classify BIDS_DIR as ``raw`` or a kind of derivatives; InputError if it is unclear or has nothing to read."""
     if description is None:
         if (folder / "derivatives").is_dir():
             return "raw"
@@ -328,23 +322,19 @@ def _find_root_kind(folder: Path, description: Description | None, input_type: s
         )
     if description.is_fmriprep and input_type != "series":
         return "fmriprep"
-    source = recognise_pipeline(description)
-    if description.is_derivative:
-        kind = find_kind(folder, source, wanted=input_type)
-        if kind is None and source == AROMA:
-            raise InputError(
-                f"BIDS_DIR {folder} ({description.pipeline(folder)}) contains no denoised images (ICA-AROMA components "
-                "at most).",
-                hint="Add the fMRIPrep dataset: -d fmriprep=PATH -d aroma=PATH.",
-            )
-        if kind is None:
-            raise InputError(
-                f"BIDS_DIR {folder} is a derivative dataset from {description.pipeline(folder)} with "
-                f"{_describe_nothing(source, input_type)} in its sub-*/func folders.",
-                hint=f"{describe_first_unread(_build_derivative(folder, description, 'fmriprep', ''))}"
-                "Give the path to an fMRIPrep derivative dataset.",
-            )
-        return kind
     # Before BIDS 1.4 only the pipeline's name identifies a derivative dataset.
     is_open = not description.dataset_type and bool(description.generators)
-    return (find_kind(folder, source, wanted=input_type) if is_open else None) or "raw"
+    own = _build_derivative(folder, description, "fmriprep", "")
+    kind = find_kind(folder, own.source, wanted=input_type) if description.is_derivative or is_open else None
+    if kind is not None or not description.is_derivative:
+        return kind or "raw"
+    if own.source == AROMA:
+        raise InputError(
+            f"BIDS_DIR {folder} ({own.pipeline}) contains no denoised images (ICA-AROMA components at most).",
+            hint="Add the fMRIPrep dataset: -d fmriprep=PATH -d aroma=PATH.",
+        )
+    raise InputError(
+        f"BIDS_DIR {folder} is a derivative dataset from {own.pipeline} with "
+        f"{_describe_nothing(own.source, input_type)} in its sub-*/func folders.",
+        hint=f"{describe_first_unread(own)}Give the path to an fMRIPrep derivative dataset.",
+    )

@@ -31,175 +31,15 @@ from bids_semantoks.inputs.pairing import USEFUL_ENDS, Candidate, drop, find_com
 from bids_semantoks.inputs.pybids_database import find_database_files
 from bids_semantoks.inputs.selection import check_known, describe_labels, is_among, list_asked, read_filter
 
-_N_NAMES: Final = 3
-_N_FOLDERS: Final = 20
-
-
-def describe_nearest_files(root: Path, layout: Layout, participants: Sequence[str] = ()) -> tuple[str, str]:
-    """Describe in one sentence what a layout expected in a folder and what was found; and suggest the layout or folder
-    that was probably meant, or a custom layout file."""
-    depth, path = max(
-        ((_find_depth(root, path, participants), path) for one in layout.runs for path in one.bold),
-        key=lambda found: found[0],
-    )
-    parts = path.split("/")
-    folder = Path(next(find_files(root, "/".join(parts[:depth]), participants))[0]) if depth else root
-    try:
-        names = sorted(one.name for one in folder.iterdir())
-    except OSError:
-        names = []
-    # Placeholders would count as differences.
-    text = re.sub(r"\{[a-z]+\}|\*", "", parts[depth])
-    near = difflib.get_close_matches(text, names, _N_NAMES, cutoff=0.3) or names[:_N_NAMES]
-    there = f"found {name_some(near)}" if near else "it is empty"
-    return f"expected {path}; {folder} has no {parts[depth]}, {there}", _suggest(root, layout)
-
-
-def _find_depth(root: Path, pattern: str, participants: Sequence[str]) -> int:
-    """Count the leading parts of a pattern that exist together."""
-    parts = pattern.split("/")
-    for depth in range(1, len(parts)):
-        if next(find_files(root, "/".join(parts[:depth]), participants), None) is None:
-            return depth - 1
-    return len(parts) - 1
-
-
-def _suggest(root: Path, layout: Layout) -> str:
-    """Suggest a shipped layout that fits the folder, or a folder below that fits the layout."""
-    for name in list_layouts():
-        if has_files(root, load_layout(name)):
-            return f"Did you mean --layout {name}?"
-    for folder in find_folders(root)[:_N_FOLDERS]:
-        if has_files(root / folder, layout):
-            return f"Did you mean BIDS_DIR {root / folder}?"
-    return "Copy the layout to a JSON file, adapt its paths and pass that file to --layout."
-
-
-def describe_archives(root: Path, layout: Layout) -> str:
-    """Describe archives named like a participant folder that the layout expects but lacks; empty if none."""
-    packed = set()
-    for first in {path.split("/")[0] for pattern in layout.runs for path in pattern.bold if "/" in path}:
-        for _, values in find_files(root, f"{first}.zip"):
-            name = fill_pattern(first, values)
-            # Some unpack into a folder named after the participant.
-            if not (root / name).exists() and not (root / values["sub"]).exists():
-                packed.add(name)
-    if not packed:
-        return ""
-    some = min(packed)
-    return f"{len(packed)} archives have not been unpacked; for example, run `unzip {some}.zip -d {some}`."
-
+LOG = logging.getLogger(__name__)
 
 # Entities that XCP-D omits from the name of a concatenation; the direction, if it combines several.
 _COMBINED: Final = ("run", "dir")
-
-
-def attach_parts(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Attach to each candidate without ``run-`` the runs it may be a concatenation of, judging by names alone."""
-    by_key: dict[Any, list[Candidate]] = defaultdict(list)
-    for one in candidates:
-        for left_out in (_COMBINED, _COMBINED[:1]):
-            if any(one.image.entity(key) is not None for key in left_out):
-                by_key[_key(one, left_out)].append(one)
-    found = []
-    for one in candidates:
-        parts: list[Candidate] = []
-        if one.image.entity("run") is None:
-            left_out = _COMBINED if one.image.entity("dir") is None else _COMBINED[:1]
-            parts = [part for part in by_key[_key(one, left_out)] if part.image.source != one.image.source]
-        # XCP-D also "concatenates" a single run if it has run-.
-        n_least = 1 if one.derivative.source == XCPD else 2
-        found.append(replace(one, parts=tuple(parts)) if len(parts) >= n_least else one)
-    return found
-
-
-def _key(candidate: Candidate, left_out: Sequence[str]) -> tuple[object, ...]:
-    image = candidate.image
-    return candidate.derivative.path, tuple(left_out), image.extension, drop(image, left_out)
-
-
-def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candidate]:
-    """Drop the concatenations among the chosen runs, or with ``whole`` their parts, and log it. A concatenation is as
-    long as its parts together; if that cannot be determined, files by XCP-D are assumed to be one."""
-    wholes = [one for one in chosen if one.parts and (_is_copy(one) if len(one.parts) == 1 else _is_sum(one))]
-    if not wholes:
-        return list(chosen)
-    if asked == "whole":
-        left_out = {part.image.path for one in wholes for part in one.parts}
-        what, instead = "runs that are part of a concatenation", "use `parts` to read the separate runs"
-    else:
-        left_out = {one.image.path for one in wholes}
-        what, instead = "concatenated runs", "use `whole` to read them instead of their parts"
-    names = [Path(one.image.path).name for one in chosen if one.image.path in left_out]
-    LOG.warning("Skipping %s (--combined-runs: %s): %s", what, instead, describe_labels(names))
-    return [one for one in chosen if one.image.path not in left_out]
-
-
-def _is_copy(whole: Candidate) -> bool:
-    """Return whether a run repeats the values of its only part: all of a table, the first volume of an image."""
-    import nibabel as nib
-    import numpy as np
-
-    first, second = whole.image.path, whole.parts[0].image.path
-    try:
-        if first.endswith(".tsv"):
-            return Path(first).read_bytes() == Path(second).read_bytes()
-        images: list[Any] = [nib.load(path) for path in (first, second)]
-        if images[0].shape != images[1].shape or first.endswith(GIFTI):
-            return False
-        for path, image in zip((first, second), images, strict=True):
-            check_size(Path(path), image.shape, image.get_data_dtype())
-        volume = 0 if isinstance(images[0], nib.Cifti2Image) else (..., 0)
-        values = [np.asarray(image.dataobj[volume]) for image in images]
-        return np.array_equal(values[0], values[1], equal_nan=True)
-    except Exception as error:  # noqa: BLE001 - a damaged file is reported with its run
-        LOG.debug("Cannot compare %s and %s: %s", first, second, error)
-        return False
-
-
-def _is_sum(whole: Candidate) -> bool:
-    """Return whether a run is as long as its parts: in rows or, if volumes were censored, in total volumes."""
-    runs = (whole, *whole.parts)
-    censored = [one.confounds if one.derivative.source.is_denoised else None for one in runs]
-    counted = False
-    for paths in (censored, [one.image.path for one in runs]):
-        length, *parts = [_count_volumes(path) if path else 0 for path in paths]
-        if length and all(parts):
-            counted = True
-            if length == sum(parts):
-                return True
-    if not counted:
-        return whole.derivative.source == XCPD
-    LOG.warning(
-        "%s has no run- entity but its length does not match %s together; treating it as a separate run.",
-        Path(whole.image.path).name,
-        describe_labels(Path(part.image.path).name for part in whole.parts),
-    )
-    return False
-
-
-def _count_volumes(path: str) -> int:
-    """Count the volumes of a table or image without reading its values; 0 if that is impossible."""
-    import nibabel as nib
-
-    try:
-        if path.endswith(".tsv"):
-            with Path(path).open("rb") as file:
-                return max(0, sum(bool(line.strip()) for line in file) - 1)
-        image: Any = nib.load(path)
-        if path.endswith(GIFTI):
-            return len(image.darrays)
-        return int(image.shape[0] if isinstance(image, nib.Cifti2Image) else image.shape[3])
-    except Exception as error:  # noqa: BLE001 - a damaged file is reported with its run
-        LOG.debug("Cannot count the volumes of %s: %s", path, error)
-        return 0
-
-
-LOG = logging.getLogger(__name__)
-
 # fMRIPrep writes these at every level, so without BOLD they indicate the lowest; older versions name the transform
 # otherwise.
 _MINIMAL_ENDS: Final = ("_desc-hmc_boldref.nii.gz", "_desc-hmc_xfm.txt", "_desc-coreg_boldref.nii.gz")
+_N_NAMES: Final = 3
+_N_FOLDERS: Final = 20
 
 
 def find_candidates(
@@ -371,3 +211,159 @@ def _check_database_dir(dataset: Dataset, database_dir: Path) -> None:
                 f"The pybids database {database_dir} is inside the input {root}, which must not be written to.",
                 hint="Choose another --bids-database-dir.",
             )
+
+
+def attach_parts(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Attach to each candidate without ``run-`` the runs it may be a concatenation of, judging by names alone."""
+    by_key: dict[Any, list[Candidate]] = defaultdict(list)
+    for one in candidates:
+        for left_out in (_COMBINED, _COMBINED[:1]):
+            if any(one.image.entity(key) is not None for key in left_out):
+                by_key[_key(one, left_out)].append(one)
+    found = []
+    for one in candidates:
+        parts: list[Candidate] = []
+        if one.image.entity("run") is None:
+            left_out = _COMBINED if one.image.entity("dir") is None else _COMBINED[:1]
+            parts = [part for part in by_key[_key(one, left_out)] if part.image.source != one.image.source]
+        # XCP-D also "concatenates" a single run if it has run-.
+        n_least = 1 if one.derivative.source == XCPD else 2
+        found.append(replace(one, parts=tuple(parts)) if len(parts) >= n_least else one)
+    return found
+
+
+def _key(candidate: Candidate, left_out: Sequence[str]) -> tuple[object, ...]:
+    image = candidate.image
+    return candidate.derivative.path, tuple(left_out), image.extension, drop(image, left_out)
+
+
+def choose_parts_or_whole(chosen: Sequence[Candidate], asked: str) -> list[Candidate]:
+    """Drop the concatenations among the chosen runs, or with ``whole`` their parts, and log it. A concatenation is as
+    long as its parts together; if that cannot be determined, files by XCP-D are assumed to be one."""
+    wholes = [one for one in chosen if one.parts and (_is_copy(one) if len(one.parts) == 1 else _is_sum(one))]
+    if not wholes:
+        return list(chosen)
+    if asked == "whole":
+        left_out = {part.image.path for one in wholes for part in one.parts}
+        what, instead = "runs that are part of a concatenation", "use `parts` to read the separate runs"
+    else:
+        left_out = {one.image.path for one in wholes}
+        what, instead = "concatenated runs", "use `whole` to read them instead of their parts"
+    names = [Path(one.image.path).name for one in chosen if one.image.path in left_out]
+    LOG.warning("Skipping %s (--combined-runs: %s): %s", what, instead, describe_labels(names))
+    return [one for one in chosen if one.image.path not in left_out]
+
+
+def _is_copy(whole: Candidate) -> bool:
+    """Return whether a run repeats the values of its only part: all of a table, the first volume of an image."""
+    import nibabel as nib
+    import numpy as np
+
+    first, second = whole.image.path, whole.parts[0].image.path
+    try:
+        if first.endswith(".tsv"):
+            return Path(first).read_bytes() == Path(second).read_bytes()
+        images: list[Any] = [nib.load(path) for path in (first, second)]
+        if images[0].shape != images[1].shape or first.endswith(GIFTI):
+            return False
+        for path, image in zip((first, second), images, strict=True):
+            check_size(Path(path), image.shape, image.get_data_dtype())
+        volume = 0 if isinstance(images[0], nib.Cifti2Image) else (..., 0)
+        values = [np.asarray(image.dataobj[volume]) for image in images]
+        return np.array_equal(values[0], values[1], equal_nan=True)
+    except Exception as error:  # noqa: BLE001 - a damaged file is reported with its run
+        LOG.debug("Cannot compare %s and %s: %s", first, second, error)
+        return False
+
+
+def _is_sum(whole: Candidate) -> bool:
+    """Return whether a run is as long as its parts: in rows or, if volumes were censored, in total volumes."""
+    runs = (whole, *whole.parts)
+    censored = [one.confounds if one.derivative.source.is_denoised else None for one in runs]
+    counted = False
+    for paths in (censored, [one.image.path for one in runs]):
+        length, *parts = [_count_volumes(path) if path else 0 for path in paths]
+        if length and all(parts):
+            counted = True
+            if length == sum(parts):
+                return True
+    if not counted:
+        return whole.derivative.source == XCPD
+    LOG.warning(
+        "%s has no run- entity but its length does not match %s together; treating it as a separate run.",
+        Path(whole.image.path).name,
+        describe_labels(Path(part.image.path).name for part in whole.parts),
+    )
+    return False
+
+
+def _count_volumes(path: str) -> int:
+    """Count the volumes of a table or image without reading its values; 0 if that is impossible."""
+    import nibabel as nib
+
+    try:
+        if path.endswith(".tsv"):
+            with Path(path).open("rb") as file:
+                return max(0, sum(bool(line.strip()) for line in file) - 1)
+        image: Any = nib.load(path)
+        if path.endswith(GIFTI):
+            return len(image.darrays)
+        return int(image.shape[0] if isinstance(image, nib.Cifti2Image) else image.shape[3])
+    except Exception as error:  # noqa: BLE001 - a damaged file is reported with its run
+        LOG.debug("Cannot count the volumes of %s: %s", path, error)
+        return 0
+
+
+def describe_nearest_files(root: Path, layout: Layout, participants: Sequence[str] = ()) -> tuple[str, str]:
+    """Describe in one sentence what a layout expected in a folder and what was found; and suggest the layout or folder
+    that was probably meant, or a custom layout file."""
+    depth, path = max(
+        ((_find_depth(root, path, participants), path) for one in layout.runs for path in one.bold),
+        key=lambda found: found[0],
+    )
+    parts = path.split("/")
+    folder = Path(next(find_files(root, "/".join(parts[:depth]), participants))[0]) if depth else root
+    try:
+        names = sorted(one.name for one in folder.iterdir())
+    except OSError:
+        names = []
+    # Placeholders would count as differences.
+    text = re.sub(r"\{[a-z]+\}|\*", "", parts[depth])
+    near = difflib.get_close_matches(text, names, _N_NAMES, cutoff=0.3) or names[:_N_NAMES]
+    there = f"found {name_some(near)}" if near else "it is empty"
+    return f"expected {path}; {folder} has no {parts[depth]}, {there}", _suggest(root, layout)
+
+
+def _find_depth(root: Path, pattern: str, participants: Sequence[str]) -> int:
+    """Count the leading parts of a pattern that exist together."""
+    parts = pattern.split("/")
+    for depth in range(1, len(parts)):
+        if next(find_files(root, "/".join(parts[:depth]), participants), None) is None:
+            return depth - 1
+    return len(parts) - 1
+
+
+def _suggest(root: Path, layout: Layout) -> str:
+    """Suggest a shipped layout that fits the folder, or a folder below that fits the layout."""
+    for name in list_layouts():
+        if has_files(root, load_layout(name)):
+            return f"Did you mean --layout {name}?"
+    for folder in find_folders(root)[:_N_FOLDERS]:
+        if has_files(root / folder, layout):
+            return f"Did you mean BIDS_DIR {root / folder}?"
+    return "Copy the layout to a JSON file, adapt its paths and pass that file to --layout."
+
+
+def describe_archives(root: Path, layout: Layout) -> str:
+    """Describe archives named like a participant folder that the layout expects but lacks; empty if none."""
+    packed = set()
+    for first in {path.split("/")[0] for pattern in layout.runs for path in pattern.bold if "/" in path}:
+        for _, values in find_files(root, f"{first}.zip"):
+            name = fill_pattern(first, values)
+            # Some unpack into a folder named after the participant.
+            if not (root / name).exists() and not (root / values["sub"]).exists():
+                packed.add(name)
+    if not packed:
+        return ""
+    some = min(packed)
+    return f"{len(packed)} archives have not been unpacked; for example, run `unzip {some}.zip -d {some}`."

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_records
-
-Lengths = NDArray[np.int64]
+from bids_semantoks.records import Bools, Indices
 
 #: Atlases in the order in which the encoder reads their parcels, and parcels of each.
 ATLASES: Final = (("schaefer400", 400), ("tian3", 50), ("buckner7", 7))
 
+# Parcels and networks of the published encoder, in the order of ATLASES.
 _PARCELS: Final = Path(__file__).parent.parent / "data" / "encoders" / "parcels457.tsv"
 # HDF5 can declare sizes without storing data; these limits are days of scanning and 100 times the largest study.
 _MOST_VOLUMES: Final = 500_000
@@ -55,9 +55,13 @@ def open_signals(path: Path) -> SignalsFile:
         _refuse(path, f"has {len(ids)} participants in {_IDS}, but {described} in {_GROUP}")
     if not ids:
         _refuse(path, "contains no participants")
-    parcels, networks = _read_parcels()
+    _, rows = read_records(_PARCELS)
     return SignalsFile(
-        path=path, ids=ids, parcels=parcels, networks=networks, n_volumes=max(shape[2] for shape in shapes)
+        path=path,
+        ids=ids,
+        parcels=tuple(name for _, name, _ in rows),
+        networks=tuple(network for _, _, network in rows),
+        n_volumes=max(shape[2] for shape in shapes),
     )
 
 
@@ -127,12 +131,6 @@ def _read_ids(file: Any, path: Path, *, most: int) -> tuple[str, ...]:
     )
 
 
-def _read_parcels() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read parcel names and networks of the published encoder, in the order of ATLASES."""
-    _, rows = read_records(_PARCELS)
-    return tuple(row[1] for row in rows), tuple(row[2] for row in rows)
-
-
 def _read_block(
     source: SignalsFile, tables: list[Any], start: int, n_runs: int
 ) -> Iterator[tuple[NDArray[np.float32], str]]:
@@ -162,13 +160,13 @@ def _read_block(
         yield run, problem
 
 
-def _measure(values: NDArray[np.float32]) -> tuple[Lengths, NDArray[np.bool_]]:
+def _measure(values: NDArray[np.float32]) -> tuple[Indices, Bools]:
     """Measure one atlas, (runs, P, T): the length of each run (0 if the atlas is absent) and whether it is broken."""
     missing = np.isnan(values)  # (runs, parcels, T)
     n_volumes = values.shape[2]
     ends = np.argmax(~np.asarray(missing.all(axis=1))[:, ::-1], axis=1)
     n_real = n_volumes - missing.sum(axis=2)  # (runs, parcels)
-    lengths: Lengths = np.where(n_real.any(axis=1), n_volumes - ends, 0).astype(np.int64)
+    lengths: Indices = np.where(n_real.any(axis=1), n_volumes - ends, 0).astype(np.int64)
     # Absent parcels are NaN throughout; every other must be complete up to the end of the run.
     has_hole = (n_real > 0) & (n_real != lengths[:, None])
     has_infinite = np.isfinite(values).sum(axis=2) != n_real

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, sort_entities, sorted_naturally
+from bids_semantoks.bids_names import ENTITY_ORDER, BidsFile, group_by, sort_entities, sorted_naturally
 from bids_semantoks.errors import ConfigurationError, InputError
 from bids_semantoks.files import read_json
 from bids_semantoks.inputs.names import Derivative, Layout, RunPattern, is_surface_file, scan_folder
@@ -246,15 +246,13 @@ def choose_runs(root: Path, layout: Layout, input_type: str) -> Layout:
     """Choose what to read from a layout with several kinds of data (images, denoised images, series): the first kind
     listed that has a file. ConfigurationError if the layout has none of the requested type."""
     wanted = {"images": ("fmriprep",), "series": ("parcellated",)}.get(input_type, tuple(_KINDS.values()))
-    groups: dict[tuple[str, bool, bool], list[RunPattern]] = {}
-    for one in layout.runs:
-        if one.kind in wanted:
-            groups.setdefault((one.kind, one.is_denoised, one.is_filtered), []).append(one)
-    if not groups:
+    runs = [one for one in layout.runs if one.kind in wanted]
+    if not runs:
         raise ConfigurationError(
             f"--input-type {input_type}: the layout {layout.name} has no {input_type}.", hint="Remove the option."
         )
-    choices = [replace(layout, runs=tuple(runs)) for runs in groups.values()]
+    groups = group_by(runs, lambda one: (one.kind, one.is_denoised, one.is_filtered))
+    choices = [replace(layout, runs=tuple(some)) for some in groups.values()]
     return next((one for one in choices if has_files(root, one)), choices[0])
 
 

@@ -179,8 +179,7 @@ GIFTI: Final = ".func.gii"
 
 
 def split_named(text: str) -> tuple[str, Path]:
-    """Split the ``NAME=PATH`` of a ``-d`` option; the name is empty for a plain path, which may itself contain
-    ``=``."""
+    """Split the ``NAME=PATH`` of a ``-d`` option; the name is empty for a plain path, even one with ``=``."""
     name, equals, rest = text.partition("=")
     # Unlike pathlib, this returns False instead of failing if the text is too long for a path.
     if not equals or os.path.exists(text):  # noqa: PTH110

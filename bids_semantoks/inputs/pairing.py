@@ -16,6 +16,7 @@ from bids_semantoks.bids_names import (
     DERIVED_ENTITIES,
     TABLE_ENTITIES,
     BidsFile,
+    group_by,
     natural_key,
     parse_names,
     sort_entities,
@@ -107,8 +108,7 @@ class Event(NamedTuple):
 
 
 def find_event_roots(bids_dir: Path, derivatives: Sequence[str]) -> tuple[Path, ...]:
-    """List the datasets to search for events tables: BIDS_DIR, the raw dataset above it, and the derivatives given or
-    nested in it."""
+    """List the datasets to search for events: BIDS_DIR, the raw one above, derivatives given or nested in it."""
     above, inside = find_above(bids_dir), sorted((bids_dir.resolve() / "derivatives").glob("*"))
     named = [split_named(text)[1].resolve() for text in derivatives]
     roots = [bids_dir.resolve(), *([above] if above else []), *(path for path in (*named, *inside) if path.is_dir())]
@@ -356,10 +356,8 @@ def _parse(paths: Iterable[str], ends: tuple[str, ...], label: str) -> tuple[lis
 
 def _find_volumes(files: Iterable[BidsFile], pipeline: Pipeline) -> list[BidsFile]:
     """List a participant's images with the pipeline's preferred desc, by folder."""
-    found: dict[tuple[Key, str], list[BidsFile]] = {}
-    for file in files:
-        if is_volume_series(file, pipeline):
-            found.setdefault((image_key(file), file.path.rpartition(os.sep)[0]), []).append(file)
+    own = [file for file in files if is_volume_series(file, pipeline)]
+    found = group_by(own, lambda file: (image_key(file), file.path.rpartition(os.sep)[0]))
     return [one for group in found.values() for one in _best_of(group, pipeline)]
 
 
@@ -372,11 +370,10 @@ def _best_of(group: Sequence[BidsFile], pipeline: Pipeline) -> list[BidsFile]:
 def _find_surface_files(files: Iterable[BidsFile], pipeline: Pipeline) -> list[tuple[BidsFile, str | None]]:
     """List a participant's surface series, each with the path of the right hemisphere if its file is the left one. The
     hemisphere is dropped from the entities; the path is None for CIFTI or a missing hemisphere."""
-    found: dict[tuple[Key, str, str], list[BidsFile]] = {}
-    for file in files:
-        if is_surface_series(file, pipeline):
-            key = drop(file, ("hemi", "desc")), file.extension, file.path.rpartition(os.sep)[0]
-            found.setdefault(key, []).append(file)
+    series = [file for file in files if is_surface_series(file, pipeline)]
+    found = group_by(
+        series, lambda file: (drop(file, ("hemi", "desc")), file.extension, file.path.rpartition(os.sep)[0])
+    )
     whole: list[tuple[BidsFile, str | None]] = []
     for group in found.values():
         best = _best_of(group, pipeline)

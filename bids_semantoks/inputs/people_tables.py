@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bids_semantoks.bids_names import check_name
+from bids_semantoks.bids_names import check_name, group_by
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import TextTable, find_delimiter, is_missing, parse_table, read_json, read_text
 from bids_semantoks.inputs.names import find_roots
@@ -238,7 +238,8 @@ def match_keys(table: Table, keys: Collection[Key]) -> tuple[Key, ...]:
 
 def _match_labels(described: Collection[str], wanted: Collection[str], table: Table) -> dict[str, str]:
     ours, theirs = (
-        _group_forms(set(one) - set(other) - {""}) for one, other in ((wanted, described), (described, wanted))
+        group_by(sorted(set(one) - set(other) - {""}), _simplify)
+        for one, other in ((wanted, described), (described, wanted))
     )
     found = {}
     for form in sorted(ours.keys() & theirs.keys()):
@@ -255,13 +256,6 @@ def _match_labels(described: Collection[str], wanted: Collection[str], table: Ta
             *(len(found), table.name, name_some([f"{their} is {our}" for their, our in found.items()])),
         )
     return found
-
-
-def _group_forms(labels: Collection[str]) -> dict[str, list[str]]:
-    forms: dict[str, list[str]] = {}
-    for label in sorted(labels):
-        forms.setdefault(_simplify(label), []).append(label)
-    return forms
 
 
 def _simplify(label: str) -> str:

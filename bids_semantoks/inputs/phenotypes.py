@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bids_semantoks.bids_names import sorted_naturally
+from bids_semantoks.bids_names import group_by, sorted_naturally
 from bids_semantoks.errors import InputError, name_some
 from bids_semantoks.files import is_missing
 from bids_semantoks.inputs.names import find_roots
@@ -28,6 +27,7 @@ from bids_semantoks.inputs.people_tables import (
     spell,
 )
 from bids_semantoks.inputs.selection import describe_labels, describe_nearest
+from bids_semantoks.records import Floats
 
 LOGGER = logging.getLogger("bids_semantoks")
 
@@ -73,7 +73,7 @@ class Phenotype:
     table: str  # name in messages
     kind: str  # classification or regression
     labels: tuple[str | None, ...]  # (n,) text; None if missing
-    numbers: NDArray[np.float64]  # (n,) NaN if missing, all NaN for classification
+    numbers: Floats  # (n,) NaN if missing, all NaN for classification
 
 
 def find_columns(
@@ -310,8 +310,7 @@ def is_category(column: Column, keys: Sequence[Key]) -> bool:
 
 
 def find_codes(column: Column, keys: Sequence[Key]) -> str:
-    """Return a warning for a numeric covariate with only three to ten distinct integers, each frequent; else an empty
-    string."""
+    """Build a warning for a numeric covariate with three to ten distinct integers, each frequent; else empty."""
     distinct = Counter(column.find_known(keys).values())
     if is_category(column, keys) or len(distinct) < 3 or not _has_few_numbers(list(distinct.elements())):
         return ""
@@ -323,8 +322,7 @@ def find_codes(column: Column, keys: Sequence[Key]) -> str:
 
 
 def _has_few_numbers(known: Sequence[str]) -> bool:
-    """Return whether numbers are integers with few distinct values: two, or up to ten with five values each on
-    average."""
+    """Return whether numbers are whole and distinct ones few: two, or up to ten of five values each on average."""
     distinct = set(map(parse_number, known)) - {None}
     is_whole = all(number == int(number) for number in distinct if number is not None)
     return is_whole and (len(distinct) == 2 or (len(distinct) <= _MAX_CLASSES and len(known) >= 5 * len(distinct)))
@@ -345,10 +343,7 @@ def _check_spelling(known: Sequence[str], where: str) -> None:
             f"{where} has numbers with commas, such as {known[0]!r}.",
             hint="Use decimal points, or --probe-kind classification if the values are pairs such as alleles.",
         )
-    forms: dict[str, list[str]] = {}
-    for name in sorted(set(known)):
-        forms.setdefault(name.casefold(), []).append(name)
-    if alike := [names for names in forms.values() if len(names) > 1]:
+    if alike := [names for names in group_by(sorted(set(known)), str.casefold).values() if len(names) > 1]:
         shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:5])
         raise InputError(
             f"{where} has classes that differ only in case: {shown}.",

@@ -120,8 +120,7 @@ def _sort_nearest(sidecars: list[BidsFile]) -> list[BidsFile]:
 
 
 def _read_stated(path: Path) -> float | None:
-    """Read the repetition time (s) from a sidecar; None if it has none. Raises ValueError if it cannot be used,
-    RunSkipped if its content was not fetched."""
+    """Read the repetition time (s) of a sidecar, None without; ValueError if unusable, RunSkipped if not fetched."""
     try:
         check_content(path)
         content = read_json(path)
@@ -249,8 +248,7 @@ def _check_plausible(sources: list[tuple[float, str]]) -> None:
 
 
 def check_layout_time(run: Run, layout: str, time: float) -> None:
-    """Raise ConfigurationError if the `time` (s) in a user's layout differs by more than 1 % from a sidecar or header
-    of a run."""
+    """Raise ConfigurationError if a layout's `time` (s) differs by over 1 % from a sidecar or header of a run."""
     stated = None if run.is_default_time else run.repetition_time
     in_header = read_header_time(run.bold)
     for other, source in ((stated, run.time_source), (in_header, f"the header of {run.bold}")):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bids_semantoks.bids_names import BidsFile, sorted_naturally
+from bids_semantoks.bids_names import BidsFile, group_by, sorted_naturally
 from bids_semantoks.config import AppConfig, SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import read_rows
@@ -121,8 +121,7 @@ def find_runs(
 
 
 def _guess_space(unread: Sequence[UnreadRun], asked: str | None, preferred: tuple[str, ...]) -> str:
-    """Choose a space for runs none of which can be read: the requested one, one that appears in their names, or the
-    first choice."""
+    """Choose a space for runs that cannot be read: the requested one, one in their names, or the first choice."""
     if asked is not None:
         return _split_space(asked)[0]
     stated = {one.as_file().entity("space") for one in unread}
@@ -149,9 +148,7 @@ def build_unread(unread: Sequence[UnreadRun], space: str) -> Iterator[Run]:
 
 def _choose_finest(inside: Sequence[Candidate]) -> list[Candidate]:
     """Choose the finest image of each run; InputError if two files have the same entities."""
-    by_run: dict[tuple[Path, frozenset[tuple[str, str]]], list[Candidate]] = {}
-    for one in inside:
-        by_run.setdefault((one.derivative.path, one.image.source), []).append(one)
+    by_run = group_by(inside, lambda one: (one.derivative.path, one.image.source))
     finest = []
     for versions in by_run.values():
         ranks = [(rank_density(one.image), rank_coarseness(one)) for one in versions]

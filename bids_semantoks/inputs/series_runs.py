@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bids_semantoks.bids_names import SCHAEFER, BidsFile, name_schaefer, parse_name, sorted_naturally
+from bids_semantoks.bids_names import SCHAEFER, BidsFile, group_by, name_schaefer, parse_name, sorted_naturally
 from bids_semantoks.config import SelectionConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.datasets import Dataset
@@ -125,9 +125,7 @@ def _choose_space(candidates: Sequence[Candidate], asked: str | None, label: str
 
 def _choose_tables(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Choose the finest table of each run; InputError if two cleanings or two datasets compete."""
-    by_run: dict[frozenset[tuple[str, str]], list[Candidate]] = {}
-    for one in candidates:
-        by_run.setdefault(run_key(one.image), []).append(one)
+    by_run = group_by(candidates, lambda one: run_key(one.image))
     chosen = []
     for tables in by_run.values():
         if len({one.derivative.path for one in tables}) > 1:

@@ -32,7 +32,7 @@ from bids_semantoks.models.encoder import (
     read_encoder_config,
 )
 from bids_semantoks.models.hub import CONFIG_FILE, find_origin, find_weights
-from bids_semantoks.models.parcels import NetworkLayout, choose_layout, default_layout, layout_from_json, layout_to_json
+from bids_semantoks.models.parcels import NetworkLayout, choose_layout, default_layout, layout_from_json
 from bids_semantoks.models.weight_files import (
     WEIGHTS_FILE,
     Part,
@@ -75,7 +75,7 @@ def write_checkpoint(
 
 
 def _extract_essence(config: EncoderConfig, layout: NetworkLayout) -> dict[str, Any]:
-    return {"encoder": to_json(config), "layout": layout_to_json(layout)}
+    return {"encoder": to_json(config), "layout": to_json(layout)}
 
 
 def _parse(values: Mapping[str, Any], path: Path) -> tuple[EncoderConfig, NetworkLayout, Mapping[str, Any]]:

@@ -13,7 +13,7 @@ import math
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -39,13 +39,6 @@ TOKEN_STD = HEAD_STD = 0.02
 INITIAL_DEVIATION = 2e-5  # of the head of a fine-tuned model
 _CHUNK = 2**16
 _EMBEDDINGS: Final = ("class_token", "mask_token", "network_positions")
-
-
-class EncoderOutput(NamedTuple):
-    """Output tokens of an encoder."""
-
-    tokens: Tensor  # (B, 1 + N*K, D) class token first, then network by network
-    cls: Tensor  # (B, D)
 
 
 class Attention(nn.Module):
@@ -109,11 +102,12 @@ class Encoder(nn.Module):
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
             self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> EncoderOutput:
-        """Encode windows (B, P, W), parcels in layout order; the mask token replaces tokens where `mask` (B, N, K)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encode windows (B, P, W), parcels in layout order, to tokens (B, 1 + N*K, D): class token first, then network
+        by network. The mask token replaces tokens where `mask` (B, N, K)."""
         return self.refine(self.tokenizer(x), mask)
 
-    def refine(self, tokens: Tensor, mask: Tensor | None = None) -> EncoderOutput:
+    def refine(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode tokens (B, N, K, D) as `forward` does, so that several masks share one tokenization."""
         if mask is not None:
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
@@ -121,8 +115,8 @@ class Encoder(nn.Module):
         tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens.flatten(1, 2)], dim=1)  # (B, S, D)
         for block in self.blocks:
             tokens = block(tokens)
-        tokens = self.norm(tokens)
-        return EncoderOutput(tokens, tokens[:, 0])
+        encoded: Tensor = self.norm(tokens)
+        return encoded
 
 
 def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
@@ -283,7 +277,7 @@ class TunedEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Predict logits or values: windows (B, P, W) -> (B, C); mask (B, N, K) marks tokens without data."""
-        vectors = self.head_norm(pool_tokens(self.encoder(x, mask).tokens, self.pooling))
+        vectors = self.head_norm(pool_tokens(self.encoder(x, mask), self.pooling))
         return nn.functional.linear(vectors, self.head_weight, self.head_bias)
 
 

@@ -210,7 +210,7 @@ class FrozenEncoder:
                 made = self._encoder.tokenizer(inputs)
                 if len(mask) > len(made):
                     made = made.repeat(len(mask) // len(made), 1, 1, 1)
-                tokens: torch.Tensor = self._encoder.refine(made, masked).tokens.float()
+                tokens: torch.Tensor = self._encoder.refine(made, masked).float()
                 return tokens
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_semantoks.config import EncoderConfig
+from bids_semantoks.config import EncoderConfig, from_json
 from bids_semantoks.errors import ModelError, name_some
 from bids_semantoks.files import parse_table
 from bids_semantoks.records import CANONICAL_NETWORKS, Indices
@@ -119,33 +119,13 @@ def _name_members(layout: NetworkLayout) -> dict[str, frozenset[str]]:
     }
 
 
-def layout_to_json(layout: NetworkLayout) -> dict[str, Any]:
-    """Convert a layout to plain JSON values."""
-    return {
-        "network_names": list(layout.network_names),
-        "networks": list(layout.networks),
-        "parcels": None if layout.parcels is None else list(layout.parcels),
-    }
-
-
 def layout_from_json(values: Mapping[str, Any]) -> NetworkLayout:
-    """Restore a layout from the values of `layout_to_json`; ValueError if they are incomplete or invalid."""
+    """Restore a layout from what `to_json` made of it; ValueError or ConfigurationError if it is incomplete or
+    invalid."""
     missing = sorted({"network_names", "networks", "parcels"} - set(values))
     if missing:
         raise ValueError(f"the layout lacks {', '.join(missing)}")
-    names, networks, parcels = values["network_names"], values["networks"], values["parcels"]
-    well_typed = (
-        isinstance(names, list)
-        and isinstance(networks, list)
-        and (parcels is None or isinstance(parcels, list))
-        and all(isinstance(text, str) for text in [*names, *(parcels or [])])
-        and all(type(number) is int for number in networks)
-    )
-    if not well_typed:
-        raise ValueError("the layout must have a list of names, a list of integers and a list of names or null")
-    return NetworkLayout(
-        network_names=tuple(names), networks=tuple(networks), parcels=None if parcels is None else tuple(parcels)
-    )
+    return from_json(NetworkLayout, dict(values), where="the layout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

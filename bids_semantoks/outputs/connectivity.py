@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from bids_semantoks.files import read_object, read_rows, write_array, write_json, write_records, write_table
 from bids_semantoks.outputs.sidecars import describe_files
-from bids_semantoks.records import Atlas, ParcelSignals
-from bids_semantoks.statistics.baselines import compute_connectivity
+from bids_semantoks.records import Atlas, Bools, Floats, ParcelSignals
+from bids_semantoks.statistics.series import compute_connectivity
 
-#: Correlations over a few hundred volumes are uncertain from the second digit on.
-_DIGITS: Final = 6
+_DIGITS: Final = 6  # correlations over a few hundred volumes are uncertain from the second digit on
 
 #: Sidecar entries about the signal files themselves.
 _OF_SIGNALS: Final = ("Damaged", "Files", "FilesSHA256", "PageFiles", "TableSHA256")
@@ -99,9 +98,7 @@ def write_coverage(path: Path, atlas: Atlas, signals: ParcelSignals, sidecar: di
     write_json(path.with_suffix(".json"), {**{key: sidecar[key] for key in shared if key in sidecar}, **columns})
 
 
-def read_coverage(
-    path: Path, parcels: Sequence[str] = ()
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+def read_coverage(path: Path, parcels: Sequence[str] = ()) -> tuple[Floats, Bools, Floats]:
     """Read coverage, presence and temporal SNR, (P,) each in the order of `parcels`, or of the table; NaN where
     unknown."""
     rows = read_rows(path)

@@ -9,11 +9,8 @@ from importlib.resources import files
 from typing import Any, Final
 
 ATLAS_KEYS: Final = {"schaefer": "schaefer2018", "tian": "tian2020", "buckner": "buckner2011"}
-
 _EXPANSION_KEY: Final = "satterthwaite2013"
-
 COMPONENT_KEYS: Final = {"motion": "friston1996", "compcor": "behzadi2007", "ica_aroma": "pruim2015"}
-
 _FIX_KEYS: Final = ("salimikhorshidi2014", "griffanti2014")
 
 # Prefixes of names in GeneratedBy and of layouts, in lower case without separators, and their references.

@@ -88,19 +88,22 @@ _ATLAS_COLUMNS = {
 
 def write_dataset(out_dir: Path, *, sources: Mapping[str, Path], upstream: tuple[str, ...]) -> None:
     """Write dataset_description.json, .bidsignore and README.md; jobs that share a dataset write the same bytes.
-
-    `sources` are the datasets read, by their name in BIDS URIs; `upstream` are the pipelines for GeneratedBy.
-    """
+    `sources` are the datasets read, by their name in BIDS URIs; `upstream` are the pipelines for GeneratedBy."""
     path = out_dir / "dataset_description.json"
     # Sidecars of earlier calls refer to the datasets read by those calls.
     links = read_object(path).get("DatasetLinks")
     known = {name: url for name, url in links.items() if isinstance(url, str)} if isinstance(links, dict) else {}
     links = known | {name: source.resolve().as_uri() for name, source in sources.items()}
+    generators = [_describe_generator()]
+    for pipeline in dict.fromkeys(upstream):
+        name, _, version = pipeline.rpartition(" ")
+        is_versioned = bool(name) and version[:1].isdigit()
+        generators.append({"Name": name, "Version": version} if is_versioned else {"Name": pipeline})
     description: dict[str, Any] = {
         "Name": "Brain-Semantoks embeddings",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [_describe_generator(), *map(_describe_upstream, dict.fromkeys(upstream))],
+        "GeneratedBy": generators,
         "SourceDatasets": [{"URL": url} for url in sorted(set(links.values()))],
         "DatasetLinks": dict(sorted(links.items())),
         "HowToAcknowledge": "Cite bids_semantoks, the Brain-Semantoks paper (https://arxiv.org/abs/2512.11582), the "
@@ -126,32 +129,22 @@ def _describe_generator() -> dict[str, Any]:
     return generator
 
 
-def _describe_upstream(pipeline: str) -> dict[str, str]:
-    """Split a pipeline into name and version, if it ends in one."""
-    name, _, version = pipeline.rpartition(" ")
-    has_version = bool(name) and version[:1].isdigit()
-    return {"Name": name, "Version": version} if has_version else {"Name": pipeline}
-
-
 def write_descriptions(out_dir: Path, rows: Mapping[str, str]) -> None:
     """Add the meaning of desc labels (without ``desc-``) to descriptions.tsv, keeping the rows of other calls."""
     parts = out_dir / "logs" / "descriptions"
     for label, text in rows.items():
         write_json(parts / f"{label}.json", {"desc_id": f"desc-{label}", "description": text}, only_if_changed=True)
-    path = out_dir / "descriptions.tsv"
-    written = None
-    # The last writer checks the table again afterwards, so that no row of another process is lost.
-    while (known := _read_parts(parts)) != written:
-        write_records(path, ("desc_id", "description"), known)
+    path, columns, written = out_dir / "descriptions.tsv", ("desc_id", "description"), None
+    while True:
+        # A damaged file is rewritten by the next call that needs it.
+        found = [[part.get(name) for name in columns] for part in map(read_object, parts.glob("*.json"))]
+        known = sorted(row for row in found if all(isinstance(cell, str) for cell in row))
+        # The last writer checks the table again afterwards, so that no row of another process is lost.
+        if known == written:
+            break
+        write_records(path, columns, known)
         written = known
     write_json(path.with_suffix(".json"), _DESCRIPTION_COLUMNS, only_if_changed=True)
-
-
-def _read_parts(directory: Path) -> list[tuple[str, str]]:
-    # A damaged file is rewritten by the next call that needs it.
-    found = [read_object(path) for path in directory.glob("*.json")]
-    rows = [(part.get("desc_id"), part.get("description")) for part in found]
-    return sorted((name, text) for name, text in rows if isinstance(name, str) and isinstance(text, str))
 
 
 def _build_atlas_path(out_dir: Path, name: str, space: str, ending: str) -> Path:
@@ -169,11 +162,9 @@ def _read_stored(out_dir: Path, name: str, space: str) -> dict[str, Any]:
 
 def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     """Write the atlas as used: its table, its label images unchanged, checksums and a licence per part.
-
     ``sourcedata/atlases`` is a BIDS dataset, laid out as XCP-D does. An image that merges parts whose licence forbids
     derivatives is not copied; only its checksum is recorded. Files of the same atlas from an earlier call are kept,
-    even if they differ.
-    """
+    even if they differ."""
     _describe_atlas(out_dir, atlas)
     if _is_written(out_dir, atlas):
         return
@@ -185,7 +176,8 @@ def write_atlas(out_dir: Path, atlas: Atlas) -> None:
     write_records(table, ("index", "label", "network_label"), rows)
     images = []
     for part, volume in enumerate(atlas.volumes, start=1):
-        suffix = _find_suffix(volume.path)
+        last = "".join(volume.path.suffixes[-2:])
+        suffix = last if last in (".nii.gz", ".dlabel.nii", ".label.gii") else volume.path.suffix
         # An image that was warped is stored unchanged, under its original space.
         ending = f"dseg{suffix}" if is_single else f"desc-part{part}_dseg{suffix}"
         target = _build_atlas_path(out_dir, atlas.name, volume.space or atlas.space, ending)
@@ -258,12 +250,6 @@ def _is_written(out_dir: Path, atlas: Atlas) -> bool:
     return is_current and all(copy.is_file() and hash_file(copy) == sha256 for copy, sha256 in copies.items())
 
 
-def _find_suffix(path: Path) -> str:
-    """Return the extension, which may have two parts."""
-    last = "".join(path.suffixes[-2:])
-    return last if last in (".nii.gz", ".dlabel.nii", ".label.gii") else path.suffix
-
-
 def describe_warp(volume: AtlasVolume) -> dict[str, str]:
     """Build the sidecar entries on how an image was warped to the space of the data; empty if it was not."""
     if volume.transform is None:
@@ -311,9 +297,7 @@ def may_be_shared(licence: str) -> bool:
 
 def read_atlas_table(out_dir: Path, *, name: str, space: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read the parcel names and network labels (empty for none) of a stored atlas, (P,) each; `space` may be empty.
-
-    Raises FileNotFoundError if there is no such table, AtlasError if it is damaged.
-    """
+    Raises FileNotFoundError if there is no such table, AtlasError if it is damaged."""
     path = _build_atlas_path(out_dir, name, space, "dseg.tsv")
     try:
         columns, rows = read_records(path)

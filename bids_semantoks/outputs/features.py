@@ -19,7 +19,7 @@ from bids_semantoks.errors import name_some
 from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table, write_text
 from bids_semantoks.outputs.sidecars import check_table, describe_differences, describe_files, read_column_descriptions
 from bids_semantoks.outputs.store import OutputPaths, StoredRun, read_sidecar, read_statuses
-from bids_semantoks.records import Embedding, Windows
+from bids_semantoks.records import Embedding, Floats, Windows
 from bids_semantoks.statistics.series import weigh_runs, weigh_windows
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -64,7 +64,7 @@ def read_embedding(paths: OutputPaths) -> NDArray[np.float32]:
     return read_window_table(paths)[1]
 
 
-def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, NDArray[np.float64]]:
+def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int, Floats]:
     """Read the mean embedding (dims,) of a run over the windows that are used (`weigh_windows`), and their number;
     RunFailed damaged_table."""
     columns, vectors = read_window_table(paths)
@@ -72,7 +72,7 @@ def read_mean_embedding(paths: OutputPaths, min_kept: float | None) -> tuple[int
     return int((weights > 0).sum()), weights @ vectors
 
 
-def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32]]:
+def read_window_table(paths: OutputPaths) -> tuple[dict[str, Floats], NDArray[np.float32]]:
     """Read what is known of the windows of a run, (B,) by column, and their embeddings (B, dims); RunFailed
     damaged_table."""
     sidecar = read_sidecar(paths.embedding_sidecar) or {}
@@ -87,11 +87,9 @@ def read_window_table(paths: OutputPaths) -> tuple[dict[str, NDArray[np.float64]
 
 
 #: Participant label, n_runs, n_windows, mean (dims,), session label (empty for all of the participant's)
-FeatureRow = tuple[str, int, int, NDArray[np.float64], str]
-#: Number of windows of a run and their mean (dims,)
-RunMean = tuple[int, NDArray[np.float64]]
-#: Session of runs without one in tables indexed by session, where nipoppy has it so.
-_UNNAMED = "unnamed"
+FeatureRow = tuple[str, int, int, Floats, str]
+RunMean = tuple[int, Floats]  # number of windows of a run and their mean (dims,)
+_UNNAMED = "unnamed"  # session of runs without one in tables indexed by session, where nipoppy has it so
 
 
 def build_mean_reader(min_kept: float | None) -> Callable[[OutputPaths], RunMean]:
@@ -249,10 +247,8 @@ def _remove_rows(path: Path, participants: Collection[str]) -> None:
 def write_group_status(
     out_dir: Path, *, used: Collection[str] = (), left_out: Mapping[str, tuple[str, str]] | None = None
 ) -> None:
-    """Write ``group_status.tsv``: the status of every run that any call found, by the limits of this one.
-
-    `used` are the stems of runs in the features, `left_out` reason and message of those it left out.
-    """
+    """Write ``group_status.tsv``: the status of every run that any call found, by the limits of this one. `used` are
+    the stems of runs in the features, `left_out` reason and message of those it left out."""
     columns = read_column_descriptions("group_status")
     chosen, rows = set(used), []
     out = {
@@ -300,12 +296,10 @@ def count_cohort(
     is_wanted: Callable[[str], bool],
     left_out: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Count participants and runs that are used and that are not, by the statuses of all calls.
-
-    `used` are stems of runs, `left_out` gives reason and message by stem where this call decides, and `is_wanted` tells
-    by its stem whether a run would have been used if it could. Returns ``participants``, ``runs``,
-    ``participants_out`` (who have no run in use), ``runs_out`` and ``reasons`` (phrases).
-    """
+    """Count participants and runs that are used and that are not, by the statuses of all calls. `used` are stems of
+    runs, `left_out` gives reason and message by stem where this call decides, and `is_wanted` tells by its stem whether
+    a run would have been used if it could. Returns ``participants``, ``runs``, ``participants_out`` (who have no run in
+    use), ``runs_out`` and ``reasons`` (phrases)."""
     inside = set(used)
     out = {stem: reason for stem, (reason, _) in (left_out or {}).items()}
     for name, status in read_statuses(out_dir):

@@ -44,12 +44,8 @@ _TEXT: Final = frozenset(
 
 #: Columns, by table, that those of earlier versions lack.
 _LATER: Final = {"group_probe": ("harmonized",), "group_strata": ("expected", "p_value")}
-
-#: Columns of a table of splits whose rows are participants.
-_REPETITION: Final = re.compile(r"repetition_?(\d+)")
-
-#: Lines of a table that are held in memory at once.
-_BLOCK: Final = 10_000
+_REPETITION: Final = re.compile(r"repetition_?(\d+)")  # columns of a table of splits whose rows are participants
+_BLOCK: Final = 10_000  # lines of a table that are held in memory at once
 
 #: Columns that a map of the embedding may have besides those described, to colour its points by.
 _ADDED: Final = {"Description": "As in the tables of the dataset, or its sidecars."}
@@ -96,8 +92,7 @@ class ProbeTables:
 
 def build_group_table(name: str, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Build a table from values by column, as if read back from its file: 9 digits, no line breaks, empty text for
-    none. Columns that a row lacks are empty; those that ``data/columns/<name>.json`` does not describe hold text.
-    """
+    none. Columns that a row lacks are empty; those that ``data/columns/<name>.json`` does not describe hold text."""
     empty = dict.fromkeys(read_column_descriptions(name), "")
     return _parse(name, [empty | {column: format_cell(value) for column, value in row.items()} for row in rows])
 
@@ -185,20 +180,16 @@ def write_probes(
                 "validation if never tested, n/a if not used."
             )
             columns |= {f"repetition{i}": {"Description": text.format(i)} for i in range(n_repetitions)}
-        _write_rows(out_dir / f"{name}.tsv", tuple(columns), rows)
+        # As `write_records` does, a block of lines at a time: millions of rows are never held.
+        lines = itertools.chain(["\t".join(map(format_cell, columns))], map(format_row, rows))
+        with open_atomic(out_dir / f"{name}.tsv") as file:
+            while block := list(itertools.islice(lines, _BLOCK)):
+                file.write(("\n".join(block) + "\n").encode())
         write_json(out_dir / f"{name}.json", columns, only_if_changed=True)
     write_group_table(out_dir, "group_strata", tables.strata)
     write_group_table(out_dir, "group_retest", tables.retest)
     write_group_table(out_dir, "group_map", tables.points, {"VarianceShares": list(tables.shares)})
     return path
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a long table as `write_records` does, a block of lines at a time: millions of rows are never held."""
-    lines = itertools.chain(["\t".join(map(format_cell, columns))], map(format_row, rows))
-    with open_atomic(path) as file:
-        while block := list(itertools.islice(lines, _BLOCK)):
-            file.write(("\n".join(block) + "\n").encode())
 
 
 def read_probes(out_dir: Path) -> ProbeTables:
@@ -249,12 +240,10 @@ def keep_earlier_tables(out_dir: Path, facts: Mapping[str, Any]) -> Path | None:
 
 
 def read_split_lines(path: Path, participants: Collection[str] = ()) -> list[tuple[str, int, int, str, str]]:
-    """Read splits as (phenotype or empty, repetition, fold, participant label without ``sub-``, role).
-
-    The table (TSV or CSV), from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if
-    splits differ between phenotypes. A label that differs from one of `participants` only in leading zeros is replaced
-    by it. Raises InputError if it cannot be read or a column is missing or invalid.
-    """
+    """Read splits as (phenotype or empty, repetition, fold, participant label without ``sub-``, role). The table (TSV
+    or CSV), from here or elsewhere, needs repetition, fold, participant_id and role, and phenotype if splits differ
+    between phenotypes. A label that differs from one of `participants` only in leading zeros is replaced by it. Raises
+    InputError if it cannot be read or a column is missing or invalid."""
     try:
         text = read_text(path)
         names, cells, numbers = parse_table(text, delimiter=find_delimiter(text), is_padded=True)

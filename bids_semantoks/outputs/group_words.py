@@ -37,8 +37,7 @@ METRIC_NAMES: Final = {
     "calibration_slope": "calibration slope",
 }
 
-#: Metric of a row of group_strata.tsv that tests a confounder.
-CONFOUNDER_SHARE: Final = "confounder_share"
+CONFOUNDER_SHARE: Final = "confounder_share"  # metric of a row of group_strata.tsv that tests a confounder
 
 #: Display names of the statistics of permutation tests.
 STATISTIC_NAMES: Final = {

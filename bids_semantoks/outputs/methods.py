@@ -124,19 +124,18 @@ _RECIPE: Final = {
 
 
 def describe_methods(facts: Mapping[str, Any]) -> str:
-    """Write the methods text as Markdown with citations by key.
-
-    `facts` holds ``versions`` (by package) and what was done: ``cohort`` (`count_cohort`), ``signals`` (their settings,
-    ``pipelines``, ``n_parcels``, ``min_time``), ``embedding`` (its settings, ``repetition_time``,
-    ``window_seconds``, ``device``, ``description``, ``is_random``, ``random_seed``, and as ``compared`` some of these
-    of each encoder that is compared with it), ``pretraining`` (``data``, ``recipe``) and ``probing`` (options by name,
-    ``preparations`` where there are several, by name, and ``results``, each with ``phenotype``, ``used``, ``what`` is
-    counted, ``out``, ``motion``, ``score``, ``verdict`` and ``test``).
-    """
+    """Write the methods text as Markdown with citations by key. `facts` holds ``versions`` (by package) and what was
+    done: ``cohort`` (`count_cohort`), ``signals`` (their settings, ``pipelines``, ``n_parcels``, ``min_time``),
+    ``embedding`` (its settings, ``repetition_time``, ``window_seconds``, ``device``, ``description``, ``is_random``,
+    ``random_seed``, and as ``compared`` some of these of each encoder that is compared with it), ``pretraining``
+    (``data``, ``recipe``) and ``probing`` (options by name, ``preparations`` where there are several, by name, and
+    ``results``, each with ``phenotype``, ``used``, ``what`` is counted, ``out``, ``motion``, ``score``, ``verdict`` and
+    ``test``)."""
     signals, probing = facts.get("signals") or {}, facts.get("probing") or {}
     pretraining = facts.get("pretraining") or {}
     denoising = signals.get("denoising") or {}
     band = _describe_band(signals.get("band_pass"))
+    baselines = [_BASELINES[name] for name in probing.get("baselines", ()) if name in _BASELINES]
     same = "the same" if denoising.get("strategy") or denoising.get("columns") else "a"
     text = _load_methods().render(
         versions=facts["versions"],
@@ -146,7 +145,7 @@ def describe_methods(facts: Mapping[str, Any]) -> str:
         pretraining=pretraining,
         recipe=_describe_recipe(pretraining.get("recipe") or {}),
         probing=probing,
-        baselines=_describe_baselines(probing.get("baselines", ())),
+        baselines=Markup(" and ".join(filter(None, (", ".join(baselines[:-1]), *baselines[-1:])))),
         preparations=[_cite_preparation(*one) for one in (probing.get("preparations") or {}).items()],
         atlas_keys=find_atlas_keys(str(signals.get("atlas", ""))),
         pipeline_keys=find_pipeline_keys(signals.get("pipelines", ())),
@@ -184,12 +183,6 @@ def _removes(denoising: Mapping[str, Any], component: str, *columns: str) -> boo
     return component in denoising.get("strategy", ()) or any(
         fnmatch.fnmatchcase(name, pattern) for name in columns for pattern in patterns
     )
-
-
-def _describe_baselines(names: Sequence[str]) -> Markup:
-    """List baselines in words, with their references."""
-    known = [_BASELINES[name] for name in names if name in _BASELINES]
-    return Markup(" and ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known))
 
 
 def _cite_preparation(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,9 +235,12 @@ def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> Markup:
     text = describe_methods(facts)
     references = read_bibliography()
     body = to_html(text, references)
-    cited = "\n\n".join(references[key].source for key in sorted(find_keys(text)))
+    keys = find_keys(text)
+    cited = "\n\n".join(references[key].source for key in sorted(keys))
+    # Citations stay pandoc keys.
+    listed = "\n".join(f"- @{key}: {references[key].full} {references[key].url}" for key in keys)
     for ending, content in (
-        ("md", to_markdown(text, references)),
+        ("md", f"{text.strip()}\n\n## References\n\n{listed}\n"),
         ("html", _PAGE.format(body=body)),
         ("tex", to_latex(text)),
         ("bib", cited + "\n"),
@@ -254,10 +250,8 @@ def write_citation(out_dir: Path, facts: Mapping[str, Any]) -> Markup:
 
 
 def read_methods(out_dir: Path) -> Markup:
-    """Read the methods text back as an HTML fragment; empty if there is none.
-
-    Converted again from Markdown: the HTML on disk may be from an earlier version or modified.
-    """
+    """Read the methods text back as an HTML fragment; empty if there is none. Converted again from Markdown: the HTML
+    on disk may be from an earlier version or modified."""
     path = out_dir / "logs" / "CITATION.md"
     if not path.is_file():
         return Markup()
@@ -279,12 +273,6 @@ def _split_blocks(text: str) -> list[tuple[int, str]]:
         level = len(one) - len(one.lstrip("#"))
         blocks.append((level, one[level:].strip()))
     return [block for block in blocks if block[1]]
-
-
-def to_markdown(text: str, references: Mapping[str, Reference]) -> str:
-    """Append the list of references to a text, leaving its citations as pandoc keys."""
-    lines = [f"- @{key}: {references[key].full} {references[key].url}" for key in find_keys(text)]
-    return f"{text.strip()}\n\n## References\n\n" + "\n".join(lines) + "\n"
 
 
 def to_html(text: str, references: Mapping[str, Reference]) -> Markup:

@@ -1,9 +1,12 @@
-"""A predictor as a folder: weights in safetensors, facts in JSON, and a model card. Nothing in it is ever executed."""
+"""A predictor as a folder: weights in safetensors, facts in JSON, and a model card; and the table of what it predicts.
+Nothing in these files is ever executed."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,21 +17,30 @@ from safetensors.numpy import save
 
 from bids_semantoks.config.options import from_json, to_json
 from bids_semantoks.errors import ConfigurationError, ModelError, escape_markdown
-from bids_semantoks.files import hash_file, open_atomic, read_json, write_json, write_text
+from bids_semantoks.files import hash_file, hash_text, open_atomic, read_json, write_json, write_records, write_text
 from bids_semantoks.outputs.credits import build_hub_header
-from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval
+from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval, show_model
+from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.records import Floats
+from bids_semantoks.statistics.baselines import CONNECTIVITY
 from bids_semantoks.statistics.portable import LinearPredictor
 from bids_semantoks.statistics.spans import Scaling
 
 PREDICTORS: Final = "predictors"
+
+#: Stem of the table of scores, whose sidecar has what the page says.
+PREDICTED: Final = "group_predictor"
+
+#: Baselines whose features are computed without an encoder, at any place.
+CARRIED: Final = (*CONNECTIVITY, "parcel_moments", "motion", "covariates")
+
 FACTS_FILE: Final = "predictor.json"
 TENSORS_FILE: Final = "predictor.safetensors"
 _VERSION: Final = 1
 
 #: Bytes of files that are read at all: facts list the parcels, tensors hold a few numbers per feature and person.
 _MOST_FACTS, _MOST_TENSORS = 2**24, 2**30
-_MODEL: Final = ("weights", "intercepts", "axes", "deviation", "shares")
+_MODEL: Final = ("reference", "weights", "intercepts", "axes", "deviation", "shares")
 _SCALING: Final = ("mean", "deviation", "coefficients", "scale")
 _HOME: Final = ("truth", "scores", "positions")
 
@@ -70,12 +82,12 @@ class PredictorFacts:
     phenotype: str
     classes: tuple[str, ...]  # empty for values
     model: str  # in group_probe.tsv
-    encoder: str  # description of the weights
+    encoder: str  # description of the weights; empty with the next two, and no settings, for `CARRIED`
     encoder_sha256: str
-    encoder_source: str  # value of --model
+    encoder_source: str  # value of --model, without the folders of a path
     embedding_settings: dict  # type: ignore[type-arg] # by name, as in sidecars
     min_kept: float | None
-    window_seconds: float
+    window_seconds: float | None
     signals_settings: dict  # type: ignore[type-arg] # by name, as in sidecars; denoising among them
     atlas: str
     atlas_sha256: str
@@ -87,9 +99,18 @@ class PredictorFacts:
     ranges: tuple[RangeFacts, ...]
     site_column: str  # empty for none
     sites: tuple[str, ...]
-    probing: dict  # type: ignore[type-arg] # options of the call
+    options: dict  # type: ignore[type-arg] # of the call, those that decide the fit
     software: dict  # type: ignore[type-arg] # versions by name
     tensors_sha256: str = ""
+
+    @property
+    def features(self) -> str:
+        """What the model is linear in, in words."""
+        return show_model(self.model) if self.model in CARRIED else "embeddings"
+
+    def count_covariates(self) -> int:
+        """Count the columns that covariates take."""
+        return sum(len(one.levels) or 1 for one in self.covariates)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -127,7 +148,12 @@ def read_predictor(directory: Path) -> SavedPredictor:
     path = directory / FACTS_FILE
     try:
         _check_size(path, _MOST_FACTS)
-        facts = from_json(PredictorFacts, read_json(path), where=str(path))
+        values = read_json(path)
+        if isinstance(values, dict) and values.get("format_version") != _VERSION:
+            found = values.get("format_version")
+            raise ValueError(f"it has format {found!r:.40}; this version of bids_semantoks reads {_VERSION}.")
+        facts = from_json(PredictorFacts, values, where=str(path))
+        _check_facts(facts)
     except FileNotFoundError as error:
         raise ModelError(
             f"{directory} is not a predictor: {FACTS_FILE} not found.",
@@ -135,10 +161,6 @@ def read_predictor(directory: Path) -> SavedPredictor:
         ) from error
     except (OSError, ValueError, TypeError, ConfigurationError) as error:
         raise ModelError(f"{path} is damaged or not a predictor: {str(error)[:300]}") from error
-    if facts.format_version != _VERSION:
-        raise ModelError(
-            f"{path} has format {facts.format_version}; this version reads {_VERSION}.", hint="Update bids_semantoks."
-        )
     tensors = _read_tensors(directory / TENSORS_FILE, facts)
     scaling = {name: tensors[f"scaling.{name}"] for name in _SCALING}
     scaling |= {name: np.where(scaling[name] == 0, np.inf, scaling[name]) for name in ("deviation", "scale")}
@@ -152,6 +174,9 @@ def read_predictor(directory: Path) -> SavedPredictor:
 
 
 def _check_size(path: Path, most: int) -> None:
+    # A pipe would never end.
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} not found")
     if (size := path.stat().st_size) > most:
         raise ValueError(f"it has {size:,} bytes; expected at most {most:,}")
 
@@ -169,21 +194,37 @@ def _read_tensors(path: Path, facts: PredictorFacts) -> dict[str, NDArray[np.flo
     return tensors
 
 
-def _check_tensors(tensors: Mapping[str, NDArray[Any]], facts: PredictorFacts) -> None:
-    """Check names, types, shapes and values; ValueError for the first that is wrong."""
+def _check_facts(facts: PredictorFacts) -> None:
+    """Check what types do not; ValueError for the first that is wrong."""
     n_classes = len(facts.classes)
     if n_classes == 1 or len(set(facts.classes)) < n_classes:
         raise ValueError(f"{n_classes} classes are not two or more distinct ones")
+    if unknown := [one.metric for one in facts.scores if one.metric not in METRIC_NAMES]:
+        raise ValueError(f"the metric {unknown[0]!r:.60} is unknown")
+    if not 0 < facts.n_participants < 10**9:
+        raise ValueError(f"{facts.n_participants!r:.60} is not a number of participants")
+
+
+def _check_tensors(tensors: Mapping[str, NDArray[Any]], facts: PredictorFacts) -> None:
+    """Check names, types, shapes and values; ValueError for the first that is wrong."""
+    n_classes, n_parcels = len(facts.classes), len(facts.parcels)
     m, width = (n_classes if n_classes > 2 else 1), n_classes or 1
-    c = sum(len(one.levels) or 1 for one in facts.covariates)
-    d, k, n = (
+    c = 0 if facts.model == "covariates" else facts.count_covariates()
+    d, k, n, size = (
         tensors[name].shape[axis] if name in tensors and tensors[name].ndim > axis else 0
-        for name, axis in (("scaling.scale", 0), ("model.deviation", 0), ("home.truth", 0))
+        for name, axis in (("scaling.scale", 0), ("model.deviation", 0), ("home.truth", 0), ("model.reference", 1))
     )
+    tangent = (n_parcels, size) if facts.model == "tangent" else (0, 0)
+    d = {
+        **dict.fromkeys(("pearson", "ledoit_wolf"), n_parcels * (n_parcels - 1) // 2),
+        **{"tangent": size * (size + 1) // 2, "parcel_moments": 2 * n_parcels, "motion": 3},
+        "covariates": facts.count_covariates(),
+    }.get(facts.model, d)
     shapes = {
         **{"scaling.mean": (c,), "scaling.deviation": (c,), "scaling.coefficients": (1 + c, d), "scaling.scale": (d,)},
-        **{"model.weights": (d, m), "model.intercepts": (m,), "model.axes": (d, k), "model.deviation": (k,)},
-        **{"model.shares": (n_classes,), "home.truth": (n,), "home.scores": (n, width), "home.positions": (n, m + 2)},
+        **{"model.reference": tangent, "model.weights": (d, m), "model.intercepts": (m,), "model.axes": (d, k)},
+        **{"model.deviation": (k,), "model.shares": (n_classes,)},
+        **{"home.truth": (n,), "home.scores": (n, width), "home.positions": (n, m + 2)},
     }
     if set(tensors) != set(shapes) or not (d and k and n):
         raise ValueError(f"it has the tensors {', '.join(sorted(tensors))[:200]}; expected {', '.join(shapes)}")
@@ -200,48 +241,66 @@ def _check_tensors(tensors: Mapping[str, NDArray[Any]], facts: PredictorFacts) -
 
 def _build_card(name: str, facts: PredictorFacts) -> str:
     """Build the model card with the metadata that the Hugging Face hub reads."""
-    header = build_hub_header("tabular-classification" if facts.classes else "tabular-regression")
-    covariates = ", ".join(one.name for one in facts.covariates) or "none"
     denoising = (facts.signals_settings.get("denoising") or {}).get("name") or "as another pipeline left the series"
-    shown = [
-        ("phenotype", facts.phenotype + (f" ({', '.join(facts.classes)})" if facts.classes else "")),
-        ("people", str(facts.n_participants)),
-        ("model", f"{facts.model}; {facts.encoder}"),
-        ("encoder SHA-256", facts.encoder_sha256),
-        ("atlas", f"{facts.atlas} ({len(facts.parcels)} parcels)"),
-        ("denoising", str(denoising)),
-        ("covariates removed", covariates),
-    ]
-    scores = [
-        f"{METRIC_NAMES.get(one.metric, one.metric)} {format_interval(*_list_numbers(one))}" for one in facts.scores
-    ]
-    ranges = [f"{one.name.replace('_', ' ')}: {one.low:.4g} to {one.high:.4g}" for one in facts.ranges]
+    what = facts.phenotype + (f" ({', '.join(facts.classes)})" if facts.classes else "")
+    shown = [f"phenotype: {what}", f"people: {facts.n_participants}", f"model: {show_model(facts.model)}"]
+    if facts.encoder_sha256:
+        shown += [f"encoder: {facts.encoder}", f"encoder SHA-256: {facts.encoder_sha256}"]
+    shown += [f"atlas: {facts.atlas} ({len(facts.parcels)} parcels)", f"denoising: {denoising}"]
+    covariates = ", ".join(one.name for one in facts.covariates) or "none"
+    shown += [f"covariates {'used' if facts.model == 'covariates' else 'removed'}: {covariates}"]
+    scores = []
+    for one in facts.scores:
+        numbers = [math.nan if x is None else x for x in (one.value, one.ci_low, one.ci_high)]
+        scores.append(f"{METRIC_NAMES[one.metric]} {format_interval(*numbers)}")
+    spelt = {one.name.removeprefix("n_").replace("_", " "): one for one in facts.ranges}
+    ranges = [f"{name}: {one.low:.4g} to {one.high:.4g}" for name, one in spelt.items()]
     ranges += [f"sites: {', '.join(facts.sites)}"] if facts.sites else []
-    lines = [
-        f"# Predictor {escape_markdown(name)}",
-        "",
-        f"A linear model of embeddings, written by bids_semantoks. {RESEARCH_ONLY}",
-        "",
-        *(f"- {what}: {escape_markdown(text)}" for what, text in shown),
-        f"- Use: `bids_semantoks BIDS_DIR OUT_DIR group --apply-predictor {escape_markdown(name)}` (path of this "
-        "directory), with the same encoder, atlas and denoising",
-        "",
-        "## Out of fold at home",
-        "",
-        *(f"- {escape_markdown(text)}" for text in scores),
-        "",
-        "## Limits",
-        "",
-        "Intervals and sets hold the truth for people who are exchangeable with those at home, on average over them; "
-        "they are void where people, scanners or preprocessing differ. Predictions outside these ranges are flagged:",
-        "",
-        *(f"- {escape_markdown(text)}" for text in ranges),
-        "",
-        f"`{TENSORS_FILE}` has out-of-fold predictions and true values of the people at home, one row each, without "
-        "labels and sorted by value. Whether they may be shared depends on the terms of the data.",
-    ]
-    return "\n".join([header, *lines]) + "\n"
+    shown, scores, ranges = ([f"- {escape_markdown(text)}" for text in part] for part in (shown, scores, ranges))
+    return "\n".join(
+        [
+            build_hub_header("tabular-classification" if facts.classes else "tabular-regression"),
+            f"# Predictor {escape_markdown(name)}\n",
+            f"A linear model of {escape_markdown(facts.features)}, written by bids_semantoks. {RESEARCH_ONLY}\n",
+            *shown,
+            f"- Use: `bids_semantoks BIDS_DIR OUT_DIR group --apply-predictor {escape_markdown(name)}` (path of this "
+            f"directory), with the same {'encoder, ' if facts.encoder_sha256 else ''}atlas and denoising",
+            "\n## Out of fold at home\n",
+            *scores,
+            "\n## Limits\n",
+            "Intervals and sets hold the truth for people who are exchangeable with those at home, on average over "
+            "them; they are void where people, scanners or preprocessing differ. Predictions outside these ranges are "
+            "flagged:\n",
+            *ranges,
+            f"\n`{TENSORS_FILE}` has out-of-fold predictions and true values of the people at home, one row each, "
+            "without labels and sorted by value. Whether they may be shared depends on the terms of the data.\n",
+        ]
+    )
 
 
-def _list_numbers(one: ScoreFacts) -> list[float]:
-    return [np.nan if value is None else value for value in (one.value, one.ci_low, one.ci_high)]
+def write_predicted(
+    out_dir: Path, name: str, participants: Sequence[str], table: Mapping[str, Sequence[Any]], facts: PredictorFacts
+) -> Path:
+    """Write the columns of a table, in the order of `participants` (labels without ``sub-``), as
+    ``OUT_DIR/phenotype/<name>Predicted.tsv`` with a sidecar that describes them, and return its path."""
+    label = re.sub(r"[^A-Za-z0-9_-]+", "", name)
+    # a.b and ab are two predictors.
+    label = label if label == name else f"{label}-{hash_text(name)[:8]}".lstrip("-")
+    path = out_dir / "phenotype" / f"{label}Predicted.tsv"
+    described = read_column_descriptions("predicted")
+    columns = {column: _describe(column, described, facts) for column in table}
+    labels = [f"sub-{one}" for one in participants]
+    write_records(path, ("participant_id", *columns), list(zip(labels, *map(list, table.values()), strict=True)))
+    text = f"{facts.phenotype} predicted by the saved linear model {name} of {facts.features}. {RESEARCH_ONLY}"
+    sidecar: dict[str, Any] = {"Description": text, "participant_id": described["participant_id"]}
+    sidecar |= {"MeasurementToolMetadata": {"Description": text}, **columns}
+    write_json(path.with_suffix(".json"), sidecar, only_if_changed=True)
+    return path
+
+
+def _describe(column: str, described: Mapping[str, Any], facts: PredictorFacts) -> dict[str, Any]:
+    if column in described:
+        return dict(described[column])
+    name = column.removeprefix("recalibrated_").removeprefix("probability_")
+    after = " after the correction of intercept and slope" if column.startswith("recalibrated_") else ""
+    return {"Description": f"Probability that {facts.phenotype} is {name}{after}."}

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.errors import RunFailed
 from bids_semantoks.files import hash_file, hash_values, read_json, read_object, write_json
 from bids_semantoks.outputs.dataset import describe_warp
-from bids_semantoks.records import Atlas, Embedding, ParcelSignals, Run, Windows
+from bids_semantoks.records import Atlas, Embedding, Floats, ParcelSignals, Run, Windows
 from bids_semantoks.version import __version__, parse_version
 
 #: Start of the pointer that git-annex leaves in place of an unlocked file, and more bytes than a pointer has.
@@ -50,12 +49,9 @@ def build_signals_sidecar(
     dataset: str,
     min_time: float,
 ) -> dict[str, Any]:
-    """Build the sidecar of a run's cleaned signals.
-
-    `settings` and `inputs` decide whether the output is up to date; ``denoising`` is None in `settings` if
-    the series were used as another pipeline left them. `dataset` is the source's name in BIDS URIs,
-    `min_time` the required seconds of kept data.
-    """
+    """Build the sidecar of a run's cleaned signals. `settings` and `inputs` decide whether the output is up to date;
+    ``denoising`` is None in `settings` if the series were used as another pipeline left them. `dataset` is the source's
+    name in BIDS URIs, `min_time` the required seconds of kept data."""
     sources = [run.bold, run.partner, run.mask, run.warp, run.confounds]
     sources += [path for path in run.tables if path.is_relative_to(run.dataset)]
     repetition_time = signals.repetition_time
@@ -63,6 +59,20 @@ def build_signals_sidecar(
     scrubbed[: signals.n_dummy] = False
     scrubbed[scrubbed.size - signals.n_padding :] = False
     state = "after denoising" if settings["denoising"] else f"from {run.pipeline}, without further denoising"
+    denoising: dict[str, Any] = {
+        "Preset": "none: as found",
+        "Description": f"None: the series come from {run.pipeline}.",
+    }
+    if settings["denoising"]:
+        denoising = {
+            "Preset": settings["denoising"]["name"],
+            **({"DenoisedBy": run.pipeline} if run.is_denoised else {}),
+            "Regressors": list(signals.regressors),
+            "BandPass": settings["band_pass"],
+            "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending"
+            if settings["band_pass"]
+            else "none; linear detrending only",
+        }
     warped = [{"Image": one.path.name, **describe_warp(one)} for one in atlas.volumes if one.transform is not None]
     threshold, measure = settings["fd_threshold"], {}
     if signals.filtered_motion is not None and threshold is not None:
@@ -85,7 +95,7 @@ def build_signals_sidecar(
         "AveragedOver": run.averaged_over or None,
         **({"Resampling": signals.resampling} if signals.resampling else {}),
         "AbsentParcels": [name for name, there in zip(atlas.parcels, signals.present, strict=True) if not there],
-        "Denoising": _describe_denoising(run, signals, settings),
+        "Denoising": denoising,
         "VolumesTotal": int(signals.kept.size),
         "VolumesKept": int(signals.kept.sum()),
         "VolumesDropped": {
@@ -111,7 +121,7 @@ def build_signals_sidecar(
 def _describe_quality(signals: ParcelSignals) -> dict[str, Any]:
     """Describe framewise displacement, as measured and as filtered, and temporal SNR, as far as they are known."""
 
-    def summarise(word: str, values: NDArray[np.float64]) -> dict[str, Any]:
+    def summarise(word: str, values: Floats) -> dict[str, Any]:
         known = values[~np.isnan(values)]
         return {
             f"{kind}{word}FramewiseDisplacement": round(float(measure(known)), 6) if known.size else None
@@ -124,20 +134,6 @@ def _describe_quality(signals: ParcelSignals) -> dict[str, Any]:
     if signals.temporal_snr is not None and (known := signals.temporal_snr[~np.isnan(signals.temporal_snr)]).size:
         found["TemporalSNR"] = {"Median": round(float(np.median(known)), 3), "Lowest": round(float(known.min()), 3)}
     return found
-
-
-def _describe_denoising(run: Run, signals: ParcelSignals, settings: dict[str, Any]) -> dict[str, Any]:
-    if not settings["denoising"]:
-        return {"Preset": "none: as found", "Description": f"None: the series come from {run.pipeline}."}
-    return {
-        "Preset": settings["denoising"]["name"],
-        **({"DenoisedBy": run.pipeline} if run.is_denoised else {}),
-        "Regressors": list(signals.regressors),
-        "BandPass": settings["band_pass"],
-        "Filter": "Butterworth of order 5, forwards and backwards, with linear detrending"
-        if settings["band_pass"]
-        else "none; linear detrending only",
-    }
 
 
 def build_embedding_sidecar(
@@ -172,6 +168,7 @@ def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -
     """Describe each setting that differs between the outputs on disk and this call in one phrase."""
 
     def shorten(value: object) -> str:
+        """Show the first 60 characters of a value."""
         text = json.dumps(value)
         return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -229,10 +226,8 @@ def find_versions() -> dict[str, str]:
 
 
 def is_made_alike(sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Return whether outputs were made with the same settings from the same files; False without a sidecar.
-
-    `inputs` come from `describe_inputs`; those whose content was dropped since (None) do not count.
-    """
+    """Return whether outputs were made with the same settings from the same files; False without a sidecar. `inputs`
+    come from `describe_inputs`; those whose content was dropped since (None) do not count."""
     stored = sidecar.get("Inputs") if sidecar is not None else None
     if sidecar is None or not isinstance(stored, dict) or not stored.keys() <= inputs.keys():
         return False

@@ -27,8 +27,7 @@ from bids_semantoks.records import Atlas, ParcelSignals, Run
 
 LOGGER = logging.getLogger("bids_semantoks")
 _SIGNALS_ENDING = "_stat-mean_timeseries.json"
-#: Folder in ``logs`` where versions before 0.2 kept the statuses of all participants.
-_FORMER_STATUSES = "runs"
+_FORMER_STATUSES = "runs"  # folder in ``logs`` where versions before 0.2 kept the statuses of all participants
 
 #: Entities that `build_stem` places itself or drops, after those of the source; a hemisphere stays with the source.
 _OWN = (DERIVED_ENTITIES | TABLE_ENTITIES) - {"hemi"}
@@ -113,11 +112,8 @@ def write_signals(
     show: Callable[[], Sequence[Path]] = tuple,
 ) -> dict[str, Any]:
     """Write signals, coverage and connectivity of a run, and the report data written by `show`; the sidecar is written
-    last and marks all of them as complete. Return its content.
-
-    `sidecar` must have ``Settings`` and ``Inputs``; `save_raw` adds the signals before denoising;
-    `connectivity` is ``tsv``, ``npy`` or ``none``.
-    """
+    last and marks all of them as complete. Return its content. `sidecar` must have ``Settings`` and ``Inputs``;
+    `save_raw` adds the signals before denoising; `connectivity` is ``tsv``, ``npy`` or ``none``."""
     remove_signals(paths, settings=sidecar["Settings"], inputs=sidecar["Inputs"])
     write_table(paths.signals, atlas.parcels, signals.values)
     files = [paths.signals]
@@ -158,11 +154,9 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def remove_signals(paths: OutputPaths, *, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    """Remove all outputs of a run whose signals have other settings or were extracted from other files.
-
-    Signals with the same settings are kept, since another process may have just written them and be reading them.
-    Without a signals sidecar it may still be writing: then only outputs with their own, older sidecar are removed.
-    """
+    """Remove all outputs of a run whose signals have other settings or were extracted from other files. Signals with
+    the same settings are kept, since another process may have just written them and be reading them. Without a signals
+    sidecar it may still be writing: then only outputs with their own, older sidecar are removed."""
     sidecar = read_sidecar(paths.signals_sidecar)
     if is_made_alike(sidecar, settings, inputs):
         return
@@ -287,10 +281,8 @@ def read_signals(paths: OutputPaths, sidecar: Mapping[str, Any]) -> tuple[tuple[
 
 
 def find_statuses(out_dir: Path, participant: str = "") -> dict[str, Path]:
-    """Find the status records of all runs, or of those of a participant, by their name stems in order.
-
-    Records of versions before 0.2, all in one folder, are used if there is no newer one.
-    """
+    """Find the status records of all runs, or of those of a participant, by their name stems in order. Records of
+    versions before 0.2, all in one folder, are used if there is no newer one."""
     label = glob.escape(participant) if participant else "*"
     logs = out_dir / "logs"
     found = [*logs.glob(f"{_FORMER_STATUSES}/sub-{label}_*_status.json"), *logs.glob(f"sub-{label}/sub-*_status.json")]

@@ -34,33 +34,28 @@ _RANGES: Final = (
 _CHOICES: Final = ("noise_removed", "global_signal", "scrubbing")
 
 
-class TrainingLog:
-    """Table of a training, one row of `LOG_COLUMNS` every few steps; resuming drops rows after the checkpoint."""
+def start_log(path: Path, step: int) -> None:
+    """Start the table of a training, or keep its rows up to `step`, from which the training resumes; 0 for a new
+    one."""
+    header = "\t".join(LOG_COLUMNS)
+    kept = [header]
+    if step and path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if lines[:1] == [header]:
+            steps = (line.partition("\t")[0] for line in lines[1:])
+            kept += [line for line, at in zip(lines[1:], steps, strict=True) if at.isdecimal() and int(at) <= step]
+    write_text(path, "\n".join(kept) + "\n")
+    write_json(path.with_suffix(".json"), read_column_descriptions("training_log"), only_if_changed=True)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def start(self, step: int) -> None:
-        """Start the table, or keep its rows up to `step`, from which the training resumes; 0 for a new one."""
-        header = "\t".join(LOG_COLUMNS)
-        kept = [header]
-        if step and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            if lines[:1] == [header]:
-                steps = (line.partition("\t")[0] for line in lines[1:])
-                kept += [line for line, at in zip(lines[1:], steps, strict=True) if at.isdecimal() and int(at) <= step]
-        write_text(self.path, "\n".join(kept) + "\n")
-        described = read_column_descriptions("training_log")
-        write_json(self.path.with_suffix(".json"), described, only_if_changed=True)
-
-    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Append rows (values by column) and sync them to disk; missing values become ``n/a``."""
-        cells = ([row.get(column, math.nan) for column in LOG_COLUMNS] for row in rows)
-        lines = ["\t".join("n/a" if math.isnan(one) else f"{one:.7g}" for one in row) + "\n" for row in cells]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
+def append_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Append rows of `LOG_COLUMNS` and sync them to disk; missing values become ``n/a``."""
+    cells = ([row.get(column, math.nan) for column in LOG_COLUMNS] for row in rows)
+    lines = ["\t".join("n/a" if math.isnan(one) else f"{one:.7g}" for one in row) + "\n" for row in cells]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_training_log(path: Path) -> dict[str, Floats]:

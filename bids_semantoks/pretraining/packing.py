@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -126,8 +127,8 @@ def pack_signals(
         rows = itertools.takewhile(lambda _: is_wanted(), _read_rows(missing, data.file, target))
         store.add(progress.each("run", rows, total=len(missing)))
         return
-    arguments = (list(order), data.parcels, target)
-    results = run_jobs(TableReader, arguments, missing, n_procs=n_procs, is_wanted=is_wanted)
+    build_reader = functools.partial(TableReader, list(order), data.parcels, target)
+    results = run_jobs(build_reader, missing, n_procs=n_procs, is_wanted=is_wanted)
     store.add(_keep_readable(progress.each("run", results, total=len(missing)), missing))
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from bids_semantoks.config import AppConfig, EncoderConfig, PretrainingConfig, TrainingConfig, from_json, to_json
+from bids_semantoks.embedding import AtlasNames
 from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import hash_text, hash_values, read_json
 from bids_semantoks.inputs.hdf5 import SignalsFile, open_signals
 from bids_semantoks.models.encoder import Encoder, read_encoder_config
-from bids_semantoks.models.parcels import NetworkLayout, build_layout, layout_to_json
+from bids_semantoks.models.parcels import NetworkLayout, build_layout
 from bids_semantoks.models.tokenizer import StructuredBranch, join_scales
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun
@@ -27,9 +28,6 @@ from bids_semantoks.training.loop import TrainingPlan
 from bids_semantoks.training.packed import SignalView
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Parcels and networks of an atlas, P each.
-AtlasLabels = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,7 +58,7 @@ def read_training_config(config: PretrainingConfig) -> TrainingConfig:
 
 
 def describe_data(
-    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasLabels
+    config: AppConfig, stored: Sequence[StoredRun], atlas: AtlasNames
 ) -> tuple[EncoderConfig, TrainingData]:
     """Describe the encoder and its training data without reading any signals. The data are the `stored` runs with their
     `atlas` (parcels and networks, P each) or, with --pretrain-data, an HDF5 file. Raises SemantoksError if anything
@@ -89,7 +87,7 @@ def draw_blueprint(config: AppConfig, encoder: EncoderConfig, data: TrainingData
     settings = {
         "encoder": to_json(encoder),
         "recipe": to_json(recipe),
-        "layout": hash_values(layout_to_json(layout)),
+        "layout": hash_values(to_json(layout)),
         "data": {"participants": n_participants, "runs": len(keys), "sha256": hash_values(keys)},
         "seed": config.running.random_seed,
         "precision": config.embedding.precision,

@@ -12,12 +12,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from bids_semantoks.config import AppConfig
+from bids_semantoks.config import AppConfig, to_json
 from bids_semantoks.disk import name_temporary, read_space, read_start
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingStopped
 from bids_semantoks.files import hash_values, read_json, read_object, write_json
@@ -25,10 +26,17 @@ from bids_semantoks.models.checkpoints import write_checkpoint
 from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.models.frozen import resolve_device
 from bids_semantoks.models.hub import CONFIG_FILE
-from bids_semantoks.models.parcels import layout_to_json, match_parcels
+from bids_semantoks.models.parcels import match_parcels
 from bids_semantoks.models.weight_files import WEIGHTS_FILE
 from bids_semantoks.outputs.store import StoredRun
-from bids_semantoks.pretraining.card import CARD_FILE, LOG_FILE, TrainingLog, read_training_log, write_model_card
+from bids_semantoks.pretraining.card import (
+    CARD_FILE,
+    LOG_FILE,
+    append_log,
+    read_training_log,
+    start_log,
+    write_model_card,
+)
 from bids_semantoks.pretraining.packing import pack_signals, select_packed
 from bids_semantoks.pretraining.plan import Blueprint, build_details, describe_data, draw_blueprint, find_kernels
 from bids_semantoks.reports.figures import write_figures
@@ -285,7 +293,8 @@ def _train(config: AppConfig, plan: Blueprint, device: torch.device, ranks: Rank
     )
     if ranks.is_first:
         write_json(plan.checkpoints / "settings.json", plan.settings)
-    training.run(TrainingLog(plan.directory / LOG_FILE), request)
+        start_log(plan.directory / LOG_FILE, training.step)
+    training.run(partial(append_log, plan.directory / LOG_FILE), request)
     if ranks.is_first:
         details = build_details(plan.data, view, plan.settings, plan.encoder)
         details["recipe"] |= {"precision": precision, "parts_a_batch_is_cut_into": plan.n_slices}
@@ -318,7 +327,7 @@ def _pack(config: AppConfig, plan: Blueprint, ranks: Ranks, request: StopRequest
         return not request.reason
 
     root, target = config.running.work_dir or config.out_dir / "encoders", plan.encoder.repetition_time
-    directory = root / ".signals" / hash_values([layout_to_json(plan.layout), target])[:16]
+    directory = root / ".signals" / hash_values([to_json(plan.layout), target])[:16]
     if ranks.is_first:
         store, data = SignalStore(directory, plan.layout.n_parcels), plan.data
         store.remove_orphans()

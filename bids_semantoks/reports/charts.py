@@ -14,15 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-from bids_semantoks.records import Floats
+from bids_semantoks.records import Floats, Indices
 from bids_semantoks.reports.figures import shorten_label
-from bids_semantoks.reports.palette_images import to_base64
+from bids_semantoks.reports.run_data import to_base64
 
-#: Estimate, lower and upper end.
-Interval = tuple[float, float, float]
-
+Interval = tuple[float, float, float]  # estimate, lower and upper end
 _LINE: Final = 26.0  # height of one line of a chart
 _WIDTH: Final = 640.0
 _LABELS: Final = 190.0
@@ -141,12 +138,13 @@ def _describe(name: str, interval: Interval, note: str = "") -> str:
     return f"{name}: {value:.2f}{reach}{f', {note}' if note and note != f'{value:.2f}' else ''}"
 
 
-def build_models(bars: Sequence[Bar], *, label: str, chance: float) -> Markup:
-    """Build the chart of scores with their intervals, one line each in the given order, with a line at `chance`."""
+def build_models(bars: Sequence[Bar], *, label: str, chance: float, line: str = "chance") -> Markup:
+    """Build the chart of scores with their intervals, one line each in the given order, with a line at `chance`, or
+    what else it is called."""
     intervals = [(bar.value, bar.low, bar.high) for bar in bars]
     height, said = _LINE * len(bars), []
     plot = _Plot((_LABELS, 8, _WIDTH - _LABELS - 90, height), _find_limits(intervals, chance), (len(bars), 0))
-    plot.axis(f"{label} with 95 % interval (dashed: chance)")
+    plot.axis(f"{label} with 95 % interval (dashed: {line})")
     plot.line([(chance, 0), (chance, len(bars))], "reference")
     for row, (bar, interval) in enumerate(zip(bars, intervals, strict=True)):
         kind = "encoder" if bar.is_encoder else "baseline"
@@ -154,7 +152,7 @@ def build_models(bars: Sequence[Bar], *, label: str, chance: float) -> Markup:
         plot.name(row, bar.name, kind)
         plot.interval(interval, row + 0.5, kind, said[-1])
         plot.write(_WIDTH - 84, plot.place(0, row + 0.5)[1] + 4, shorten_label(bar.note, 15), "note")
-    return _wrap(plot.parts, _WIDTH, height + 52, f"{label}, chance {chance:.2f}. {'; '.join(said)}.")
+    return _wrap(plot.parts, _WIDTH, height + 52, f"{label}, {line} {chance:.2f}. {'; '.join(said)}.")
 
 
 def build_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Markup:
@@ -260,10 +258,7 @@ def build_scaling(panel: ScalingPanel) -> Markup:
 #: Maximum number of marks per chart and page; beyond, a random subset is drawn, which the page states.
 _MOST_MARKS: Final = 5000
 _MOST_ON_PAGE: Final = 60_000
-
-#: Variables to colour the map by.
-_MOST_COLOURINGS: Final = 12
-
+_MOST_COLOURINGS: Final = 12  # variables to colour the map by
 _SHAPE: Final = (300, 420)  # rows and columns of the picture
 _STEPS: Final = 1000  # positions along an axis
 
@@ -284,12 +279,6 @@ class Scatter:
     picture: Markup  # for readers without scripts
     data: dict[str, Any]  # for the script
     note: str  # whether only a subset is shown; empty if all are
-
-
-def choose_marks(n: int, n_charts: int) -> NDArray[np.int64]:
-    """Choose the rows that are drawn as marks, always the same ones."""
-    most = max(min(_MOST_MARKS, _MOST_ON_PAGE // max(n_charts, 1)), 100)
-    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
 def _find_range(values: Floats) -> tuple[float, float]:
@@ -341,15 +330,19 @@ def _build_scatter(
     labels: list[str],
     said: str,
     has_diagonal: bool = False,
-) -> tuple[Scatter, NDArray[np.int64]]:
+) -> tuple[Scatter, Indices]:
     """Build the chart of points (n, 2) between limits of both axes, and list the rows that are drawn as marks."""
-    shown = choose_marks(len(points), n_charts)
+    most = max(min(_MOST_MARKS, _MOST_ON_PAGE // max(n_charts, 1)), 100)
+    shown = np.arange(len(points))
+    if len(points) > most:
+        # Always the same ones.
+        shown = np.sort(np.random.default_rng(0).choice(len(points), most, replace=False))
     # Positions as shares of both axes; the script gets integers from 0 to 1000.
     places = np.stack([(points[:, i] - low) / (high - low) for i, (low, high) in enumerate(limits)], axis=1)
     data: dict[str, Any] = {}
     for i, (axis, (low, high)) in enumerate(zip("xy", limits, strict=True)):
         data[axis] = {"low": low, "high": high, "at": np.rint(places[shown, i] * _STEPS).astype(int).tolist()}
-    data |= {"names": [people[row] for row in shown], "labels": labels}
+    data |= {"names": [people[row] for row in shown.tolist()], "labels": labels}
     if has_diagonal:
         data["diagonal"] = True
     note = "" if len(shown) == len(points) else f"Showing a random subset of {len(shown):,} of {len(points):,}."
@@ -373,7 +366,7 @@ def build_map(
     return chart
 
 
-def _pack_colouring(one: Colouring, shown: NDArray[np.int64]) -> dict[str, Any]:
+def _pack_colouring(one: Colouring, shown: Indices) -> dict[str, Any]:
     if one.numbers is not None:
         numbers = [None if math.isnan(value) else float(f"{value:.3g}") for value in one.numbers[shown].tolist()]
         return {"name": one.name, "numbers": numbers}

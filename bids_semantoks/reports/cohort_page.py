@@ -21,16 +21,13 @@ from bids_semantoks.errors import name_count
 from bids_semantoks.inputs.datasets import Dataset
 from bids_semantoks.outputs.sidecars import read_column_descriptions
 from bids_semantoks.quality.cohort import CallFacts, Row, build_rows, describe_others, describe_versions, write_rows
-from bids_semantoks.quality.limits import LIMITS, REMEDIES
+from bids_semantoks.quality.run_qc import LIMITS, REMEDIES
 from bids_semantoks.reports.pages import fill_template, write_page
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: Maximum number of runs listed per reason; the table has all.
-_LISTED: Final = 40
-#: Columns that hold text, before the measures.
-_TEXT: Final = {"name": "run", "verdict": "verdict", "why": "why"}
+_LISTED: Final = 40  # maximum number of runs listed per reason; the table has all
+_TEXT: Final = {"name": "run", "verdict": "verdict", "why": "why"}  # columns that hold text, before the measures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +40,6 @@ class Column:
     worse: str = "high"  # whether high or low values are worse
     has_strip: bool = True
     is_log: bool = False
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the column contains text."""
-        return not self.style
 
 
 _COLUMNS: Final = (
@@ -71,8 +63,7 @@ _UNITS: Final = {"mean_fd": " mm", "kept_seconds": " s"}
 #: Measures judged under another column than that of the page.
 _JUDGED_AS: Final = {"n_masked_networks": "masked_networks"}
 _NAMES: Final = {_JUDGED_AS.get(one.key, one.key): one.name.partition(" (")[0] for one in _COLUMNS}
-#: Marks of the cell of a verdict.
-_LEVELS: Final = {"use": "", "look": " class=a", "leave out": " class=r"}
+_LEVELS: Final = {"use": "", "look": " class=a", "leave out": " class=r"}  # marks of the cell of a verdict
 
 
 def report_all(config: AppConfig, dataset: Dataset, model: str | None, versions: Iterable[str]) -> None:
@@ -125,10 +116,8 @@ def render_page(rows: Sequence[Row], *, has_probes: bool = False) -> str:
         "constant": _describe_constant(runs, columns),
         "measures": _summarise([one for one in columns if one.has_strip], runs),
         "reasons": _group_reasons(rows, suffix),
-        "columns": [
-            {"key": one.key, "name": one.name, "is_text": one.is_text, "worse": one.worse, "help": help_texts[one.key]}
-            for one in shown
-        ],
+        "columns": shown,
+        "help": help_texts,
         "rows": Markup(_build_lines(runs, columns, suffix)),
     }
     return fill_template("cohort", page=page, version=__version__)
@@ -152,15 +141,16 @@ def _rank(row: Row) -> tuple[Any, ...]:
 
 def _count(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Count runs by status, each with the level of its badge."""
-    counts = {
-        ("green", "usable"): sum(row["usable"] for row in rows),
-        ("amber", "excluded"): sum(row["status"] == "ok" and not row["usable"] for row in rows),
-        ("amber", "skipped"): sum(row["status"] == "skipped" for row in rows),
-        ("red", "failed"): sum(row["status"] == "failed" for row in rows),
-    }
-    if n_absent := sum(row["status"] == "no_derivatives" for row in rows):
-        counts["amber", f"participant{'s' if n_absent > 1 else ''} without derivatives"] = n_absent
-    return [(level, f"{n} {text}") for (level, text), n in counts.items() if n or text in ("usable", "failed")]
+    counts = Counter("excluded" if row["status"] == "ok" and not row["usable"] else row["status"] for row in rows)
+    n_absent = counts["no_derivatives"]
+    shown = [
+        ("green", sum(row["usable"] for row in rows), "usable"),
+        ("amber", counts["excluded"], "excluded"),
+        ("amber", counts["skipped"], "skipped"),
+        ("red", counts["failed"], "failed"),
+        ("amber", n_absent, f"participant{'s' if n_absent > 1 else ''} without derivatives"),
+    ]
+    return [(level, f"{n} {text}") for level, n, text in shown if n or text in ("usable", "failed")]
 
 
 def _describe_constant(runs: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, str]]:
@@ -247,24 +237,18 @@ def _build_lines(runs: Sequence[Row], columns: Sequence[Column], suffix: str) ->
     """Build the lines of the table, as short as HTML allows: thousands of them should stay below a megabyte."""
     lines = []
     for row in runs:
-        marks = _mark(row)
+        marks = dict.fromkeys(row["outliers"], "o")
+        for level, keys in (("a", row["amber"]), ("r", row["red"])):
+            marks |= {key: f'"{level} o"' if key in row["outliers"] else level for key in keys}
         name = escape(row["name"].removesuffix(suffix))
         why = escape(_explain(row)) if marks or not row["usable"] else ""
         # URL-quoted links need no HTML quotes.
         line = f"<tr><td><a href={_link(row)}>{name}</a><td{_LEVELS[row['verdict']]}>{row['verdict']}<td>{why}"
         for one in columns:
             mark, text = marks.get(_JUDGED_AS.get(one.key, one.key)), _format(row.get(one.key), one.style)
-            line += f"<td{f' class={mark}' if mark else ''}>{escape(text) if one.is_text else text}"
+            line += f"<td{f' class={mark}' if mark else ''}>{text if one.style else escape(text)}"
         lines.append(line)
     return "\n".join(lines)
-
-
-def _mark(row: Row) -> dict[str, str]:
-    """Return the CSS class of measures that are beyond a limit or outliers."""
-    marks = dict.fromkeys(row["outliers"], "o")
-    for level, columns in (("a", row["amber"]), ("r", row["red"])):
-        marks |= {key: f'"{level} o"' if key in row["outliers"] else level for key in columns}
-    return marks
 
 
 def _explain(row: Row) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.errors import replace_hidden
 from bids_semantoks.files import open_atomic, write_text
+from bids_semantoks.records import Floats, Reals
 from bids_semantoks.reports.pages import attempt
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
 }
 
-_SAFE: Final = " !$()*+,-./:;=?@[]^_`{|}~'\n"
-
 
 def shorten_label(text: str, longest: int) -> str:
     """Shorten a label to `longest` characters (at least 3) by an ellipsis in the middle, since names often differ at
@@ -94,10 +92,20 @@ def start_figure(width: float, height: float, **options: Any) -> Figure:
     return Figure(figsize=(width, height), **options)
 
 
-def build_margins(figure: Figure, *, left: float, right: float, top: float, bottom: float) -> dict[str, float]:
-    """Convert margins in inches to `gridspec_kw`; an automatic layout would take half of the drawing time."""
-    width, height = figure.get_size_inches()
-    return {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+def start_panels(
+    size: tuple[float, float],
+    n_rows: int,
+    n_columns: int,
+    margins: tuple[float, float, float, float],
+    *,
+    share_x: bool = False,
+    **grid: Any,
+) -> tuple[Figure, NDArray[Any]]:
+    """Create a figure with panels (rows, columns); `size` and `margins` (left, right, top, bottom) in inches. An
+    automatic layout would take half of the drawing time."""
+    (width, height), (left, right, top, bottom), figure = size, margins, start_figure(*size)
+    grid |= {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, sharex=share_x, gridspec_kw=grid)
 
 
 def add_colour_bar(image: AxesImage, axes: Axes, label: str, *, ticks: Sequence[float] | None = None) -> None:
@@ -134,6 +142,7 @@ def write_figure(path: Path, draw: Callable[[], Figure]) -> bool:
     """Draw and write a figure (``.svg`` or ``.png``) and return whether it could be; an outdated one is removed."""
 
     def write() -> None:
+        """Remove the former figure first: it must not look like that of this call."""
         path.unlink(missing_ok=True)
         with use_style():
             figure = draw()
@@ -156,11 +165,6 @@ def render_svg(figure: Figure, **metadata: str | None) -> str:
     return replace_hidden(buffer.getvalue())
 
 
-def embed_svg(text: str) -> str:
-    """Turn SVG text into a data URI; percent-encoded it is a third smaller than in base64, and its ids do not clash."""
-    return f"data:image/svg+xml;charset=utf-8,{urllib.parse.quote(text, safe=_SAFE)}"
-
-
 FIGURES: Final = {
     "training": "Loss and effective rank of the projections over training.",
     "kernels": "Frequency response of the learned kernels of each network, as the mean over kernels.",
@@ -171,18 +175,15 @@ FIGURES: Final = {
 def write_figures(
     directory: Path,
     *,
-    log: Mapping[str, NDArray[np.float64]],
-    kernels: Mapping[str, NDArray[np.floating[Any]]],
-    embeddings: NDArray[np.floating[Any]],
+    log: Mapping[str, Floats],
+    kernels: Mapping[str, Reals],
+    embeddings: Reals,
     names: Sequence[str],
     repetition_time: float,
 ) -> tuple[str, ...]:
-    """Write the figures of an encoder directory; return the keys of `FIGURES` drawn.
-
-    `log` holds the columns of the training log. `kernels` maps a network to its taps (n_kernels, L),
-    `repetition_time` seconds apart (empty if the tokenizer has no structured kernels); `embeddings`
-    (N, D) and `names` (N,) are per network.
-    """
+    """Write the figures of an encoder directory; return the keys of `FIGURES` drawn. `log` holds the columns of the
+    training log. `kernels` maps a network to its taps (n_kernels, L), `repetition_time` seconds apart (empty if the
+    tokenizer has no structured kernels); `embeddings` (N, D) and `names` (N,) are per network."""
     import matplotlib as mpl  # noqa: PLC0415 - as above
 
     drawn = {"training": _draw_training(log)}
@@ -196,7 +197,7 @@ def write_figures(
     return tuple(drawn)
 
 
-def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+def _smooth(values: Floats, width: int) -> Floats:
     """Running mean over `width` values, ignoring non-finite ones."""
     real, window = np.isfinite(values), np.ones(min(width, values.size))
     total = np.convolve(np.where(real, values, 0.0), window, mode="same")
@@ -204,7 +205,7 @@ def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
 
 
-def _draw_training(log: Mapping[str, NDArray[np.float64]]) -> Figure:
+def _draw_training(log: Mapping[str, Floats]) -> Figure:
     figure = start_figure(7, 5, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     steps = log.get("step", np.zeros(0))
@@ -221,7 +222,7 @@ def _draw_training(log: Mapping[str, NDArray[np.float64]]) -> Figure:
     return figure
 
 
-def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_time: float) -> Figure:
+def _draw_kernels(kernels: Mapping[str, Reals], repetition_time: float) -> Figure:
     figure = start_figure(7, 4, layout="constrained")
     axes = figure.subplots()
     frequencies = np.fft.rfftfreq(256, repetition_time)
@@ -235,7 +236,7 @@ def _draw_kernels(kernels: Mapping[str, NDArray[np.floating[Any]]], repetition_t
     return figure
 
 
-def _draw_networks(embeddings: NDArray[np.floating[Any]], names: Sequence[str]) -> Figure:
+def _draw_networks(embeddings: Reals, names: Sequence[str]) -> Figure:
     figure = start_figure(6, 5, layout="constrained")
     axes = figure.subplots()
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bids_semantoks.records import Floats
 from bids_semantoks.reports.charts import Bar, Colouring, Column, Interval, ScalingPanel
-from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, build_margins, shorten_label, start_figure
+from bids_semantoks.reports.figures import BLUE, GREY, INK, LIGHT, ORANGE, shorten_label, start_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 #: Colours of Okabe and Ito, ordered so that neighbours also differ in brightness.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-
 _MOST_NAMED: Final = 12
 
 #: More points than these are drawn as an image within the figure.
@@ -25,12 +24,12 @@ _MOST_VECTORS: Final = 2000
 _LEAST_RANGE: Final = 0.05
 
 
-def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
-    """Draw the score of each model with its interval, in the given order, with a line at `chance`."""
+def draw_models(bars: Sequence[Bar], *, label: str, chance: float, line: str = "chance") -> Figure:
+    """Draw the score of each model with its interval, in the given order, with a line at `chance`, or what else it is
+    called."""
     names = [shorten_label(bar.name, 28) for bar in bars]
     left = max(1.75, 0.08 * max(map(len, names)))
-    figure = start_figure(4.65 + left, 0.85 + 0.32 * len(bars))
-    axes = figure.subplots(gridspec_kw=build_margins(figure, left=left, right=1.35, top=0.15, bottom=0.5))
+    figure, ((axes,),) = start_panels((4.65 + left, 0.85 + 0.32 * len(bars)), 1, 1, (left, 1.35, 0.15, 0.5))
     axes.axvline(chance, color=GREY, linewidth=1, linestyle="--")
     beside: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
     for i, bar in enumerate(bars):
@@ -38,14 +37,13 @@ def draw_models(bars: Sequence[Bar], *, label: str, chance: float) -> Figure:
         axes.annotate(bar.note, xy=(1, i), xycoords=axes.get_yaxis_transform(), annotation_clip=False, **beside)
     axes.set_yticks(range(len(bars)), names)
     _finish_rows(axes, axes, [bar.is_encoder for bar in bars])
-    axes.set_xlabel(f"{label} with 95 % interval (dashed: chance)")
+    axes.set_xlabel(f"{label} with 95 % interval (dashed: {line})")
     return figure
 
 
 def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
     """Draw predicted against true values of the tested rows, both (n,)."""
-    figure = start_figure(4.2, 4.0)
-    axes = figure.subplots(gridspec_kw=build_margins(figure, left=0.65, right=0.2, top=0.15, bottom=0.55))
+    figure, ((axes,),) = start_panels((4.2, 4.0), 1, 1, (0.65, 0.2, 0.15, 0.55))
     both = np.concatenate([truth, predicted])
     pad = 0.04 * max(float(np.ptp(both)), 1e-12)
     limits = float(both.min()) - pad, float(both.max()) + pad
@@ -60,17 +58,14 @@ def draw_values(truth: Floats, predicted: Floats, *, name: str) -> Figure:
 def draw_classes(
     counts: Floats, classes: Sequence[str], roc: tuple[Sequence[float], Sequence[float]] | None = None
 ) -> Figure:
-    """Draw the confusion matrix (K, K), true classes in rows, and for two classes the ROC curve.
-
-    `roc` holds the false and the true positive rates of the second class.
-    """
-    figure = start_figure(4.8, 3.9 if roc is None else 8.2)
-    margins = build_margins(figure, left=0.95, right=0.2, top=0.3, bottom=0.85)
+    """Draw the confusion matrix (K, K), true classes in rows, and for two classes the ROC curve. `roc` holds the false
+    and the true positive rates of the second class."""
     # One above the other: the column next to the scores is narrow.
-    axes = figure.subplots(1 if roc is None else 2, 1, squeeze=False, gridspec_kw={**margins, "hspace": 0.35})[:, 0]
+    n_rows, height = (1, 3.9) if roc is None else (2, 8.2)
+    figure, panels = start_panels((4.8, height), n_rows, 1, (0.95, 0.2, 0.3, 0.85), hspace=0.35)
     if roc is not None:
-        _draw_roc(axes[0], *roc, classes[1])
-    _draw_confusion(axes[-1], counts, classes)
+        _draw_roc(panels[0, 0], *roc, classes[1])
+    _draw_confusion(panels[-1, 0], counts, classes)
     return figure
 
 
@@ -103,9 +98,7 @@ def _draw_confusion(axes: Axes, counts: Floats, classes: Sequence[str]) -> None:
 
 def draw_pair(names: Sequence[str], columns: Sequence[Column], *, encoder: str = "") -> Figure:
     """Draw charts side by side with common rows, top to bottom; the row named `encoder` is highlighted."""
-    figure = start_figure(7.4, 1.15 + 0.3 * len(names))
-    margins = build_margins(figure, left=1.75, right=0.15, top=0.35, bottom=0.55)
-    panels = figure.subplots(1, 2, gridspec_kw={**margins, "wspace": 0.12})
+    figure, (panels,) = start_panels((7.4, 1.15 + 0.3 * len(names)), 1, 2, (1.75, 0.15, 0.35, 0.55), wspace=0.12)
     for number, (axes, column) in enumerate(zip(panels, columns, strict=True)):
         axes.axvline(column.reference, color=GREY, linewidth=1, linestyle="--")
         if np.isfinite(column.whole):
@@ -137,15 +130,12 @@ def _finish_rows(axes: Axes, named: Axes, are_bold: Sequence[bool]) -> None:
 
 
 def draw_scaling(panels: Sequence[ScalingPanel]) -> Figure:
-    """Draw the gain over random weights against the number of pretraining participants, two panels per row.
-
-    Dots are encoders, thin lines join those of a seed, diamonds are means of a share with their intervals.
-    """
+    """Draw the gain over random weights against the number of pretraining participants, two panels per row. Dots are
+    encoders, thin lines join those of a seed, diamonds are means of a share with their intervals."""
     n_columns = min(len(panels), 2)
     n_lines = (len(panels) + 1) // 2
-    figure = start_figure(0.6 + 3.9 * n_columns, 0.5 + 2.9 * n_lines)
-    margins = build_margins(figure, left=0.75, right=0.25, top=0.35, bottom=0.6)
-    axes = figure.subplots(n_lines, n_columns, squeeze=False, gridspec_kw={**margins, "wspace": 0.35, "hspace": 0.5})
+    size, margins = (0.6 + 3.9 * n_columns, 0.5 + 2.9 * n_lines), (0.75, 0.25, 0.35, 0.6)
+    figure, axes = start_panels(size, n_lines, n_columns, margins, wspace=0.35, hspace=0.5)
     for panel, one in zip(panels, axes.flat, strict=False):
         _draw_gains(one, panel)
     for one in axes.flat[len(panels) :]:
@@ -180,9 +170,8 @@ def _draw_gains(axes: Axes, panel: ScalingPanel) -> None:
 def draw_map(points: Floats, shares: Sequence[float], colourings: Sequence[Colouring]) -> Figure:
     """Draw the points (n, 2) once per colouring, two panels per row, `shares` (2,) of variance in the axis labels."""
     n_lines = (len(colourings) + 1) // 2
-    figure = start_figure(9.0, 0.5 + 3.4 * n_lines)
-    margins = build_margins(figure, left=0.6, right=1.4, top=0.3, bottom=0.55)
-    panels = figure.subplots(n_lines, 2, squeeze=False, gridspec_kw={**margins, "wspace": 0.75, "hspace": 0.42})
+    margins = (0.6, 1.4, 0.3, 0.55)
+    figure, panels = start_panels((9.0, 0.5 + 3.4 * n_lines), n_lines, 2, margins, wspace=0.75, hspace=0.42)
     for axes, colouring in zip(panels.flat, colourings, strict=False):
         _draw_points(axes, points, colouring)
         axes.set_title(shorten_label(colouring.name, 36))

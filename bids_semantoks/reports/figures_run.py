@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.store import OutputPaths, find_encoders, read_sidecar
+from bids_semantoks.records import Floats
 from bids_semantoks.reports.figures import (
     BLUE,
     GREY,
@@ -20,14 +20,12 @@ from bids_semantoks.reports.figures import (
     add_colour_bar,
     build_colours,
     build_figure_path,
-    build_margins,
     shorten_label,
-    start_figure,
+    start_panels,
     write_figure,
 )
-from bids_semantoks.reports.palette_images import COVERAGE, GREYS, RED_BLUE, from_base64
 from bids_semantoks.reports.pictures import spread
-from bids_semantoks.reports.run_data import N_BINS, read_run_data
+from bids_semantoks.reports.run_data import COVERAGE, GREYS, N_BINS, RED_BLUE, from_base64, read_run_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,11 +61,9 @@ def draw_carpet(data: Mapping[str, Any], sidecar: Mapping[str, Any]) -> Figure:
     lines = [(key, name) for key, name in _TRACES if any(found.startswith(key) for found in traces)]
     images = [when for when in ("before", "after") if when in carpets]
     heights = [0.75] * len(lines) + [3.0] * len(images)
-    figure = start_figure(10, 0.9 + 0.85 * sum(heights))
-    margins = build_margins(figure, left=1.3, right=0.95, top=0.25, bottom=0.5)
-    rows = figure.subplots(
-        len(heights), 1, sharex=True, squeeze=False, gridspec_kw={**margins, "height_ratios": heights, "hspace": 0.25}
-    )[:, 0]
+    size, margins = (10, 0.9 + 0.85 * sum(heights)), (1.3, 0.95, 0.25, 0.5)
+    figure, panels = start_panels(size, len(heights), 1, margins, share_x=True, height_ratios=heights, hspace=0.25)
+    rows = panels[:, 0]
     times = (np.arange(sidecar["VolumesTotal"]) + 0.5) * step
     for axes, (key, name) in zip(rows, lines, strict=False):
         _draw_traces(axes, traces, key, times, sidecar["VolumesDropped"]["Dummy"]["Count"])
@@ -89,7 +85,7 @@ def draw_carpet(data: Mapping[str, Any], sidecar: Mapping[str, Any]) -> Figure:
 
 
 def _draw_traces(
-    axes: Axes, traces: Mapping[str, Sequence[float | None]], key: str, times: NDArray[np.float64], n_dummy: int
+    axes: Axes, traces: Mapping[str, Sequence[float | None]], key: str, times: Floats, n_dummy: int
 ) -> None:
     """Draw the available traces of a measure; after denoising on a separate axis, which has a much smaller range."""
     names = [name for name in (key, f"{key}_filtered", f"{key}_before", f"{key}_after") if name in traces]
@@ -140,9 +136,8 @@ def _mark_networks(
 def draw_connectivity(data: Mapping[str, Any]) -> Figure:
     """Draw the correlation matrix, ordered by network, and the distribution of its values."""
     found, n_parcels = data["connectivity"], len(data["parcels"])
-    figure = start_figure(10, 5.4)
-    margins = build_margins(figure, left=1.2, right=0.15, top=0.3, bottom=0.5)
-    left, right = figure.subplots(1, 2, gridspec_kw={**margins, "width_ratios": [1.9, 1], "wspace": 0.36})
+    margins = (1.2, 0.15, 0.3, 0.5)
+    figure, ((left, right),) = start_panels((10, 5.4), 1, 2, margins, width_ratios=[1.9, 1], wspace=0.36)
     values = RED_BLUE.restore(from_base64(found["image"]))
     edge = n_parcels - 0.5
     image = left.imshow(
@@ -166,9 +161,8 @@ def draw_connectivity(data: Mapping[str, Any]) -> Figure:
 def draw_coverage(data: Mapping[str, Any], paths: OutputPaths) -> Figure:
     """Draw the coverage of each parcel by network, absent parcels marked, under slices of the atlas if known."""
     slices = data["slices"]
-    figure = start_figure(10, 4.1 if slices else 2.4)
-    margins = build_margins(figure, left=0.6, right=0.15, top=2.1 if slices else 0.3, bottom=0.85)
-    axes = figure.subplots(gridspec_kw=margins)
+    height, above = (4.1, 2.1) if slices else (2.4, 0.3)
+    figure, ((axes,),) = start_panels((10, height), 1, 1, (0.6, 0.15, above, 0.85))
     if slices:
         top = figure.add_axes((0.015, 0.55, 0.885, 0.4))
         image = from_base64(slices["image"])
@@ -196,9 +190,7 @@ def draw_coverage(data: Mapping[str, Any], paths: OutputPaths) -> Figure:
 
 def draw_tokens(similarity: Mapping[str, Sequence[Sequence[float]]], rows: Sequence[str]) -> Figure:
     """Draw the similarities of network tokens and of window tokens."""
-    figure = start_figure(10, 4.4)
-    margins = build_margins(figure, left=1.2, right=0.9, top=0.3, bottom=0.9)
-    panels = figure.subplots(1, len(similarity), squeeze=False, gridspec_kw={**margins, "wspace": 0.5})[0]
+    figure, (panels,) = start_panels((10, 4.4), 1, len(similarity), (1.2, 0.9, 0.3, 0.9), wspace=0.5)
     for axes, (what, values) in zip(panels, sorted(similarity.items()), strict=True):
         matrix = np.array(values, dtype=float)
         names = [shorten_label(name, 28) for name in rows] if what == "Networks" else range(1, len(matrix) + 1)

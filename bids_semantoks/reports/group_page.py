@@ -25,8 +25,7 @@ from bids_semantoks.outputs.group_words import (
     format_number,
     format_score,
 )
-from bids_semantoks.quality.cohort import CallFacts, read_excluded
-from bids_semantoks.quality.exclude import find_excluded
+from bids_semantoks.quality.cohort import CallFacts, find_excluded, read_excluded
 from bids_semantoks.reports.charts import Bar, Colouring, Column, build_map, build_pair, name_people
 from bids_semantoks.reports.cohort_page import report_cohort
 from bids_semantoks.reports.figures_probes import draw_map, draw_pair
@@ -166,12 +165,11 @@ def _compare_sites(scores: DataFrame) -> list[str]:
     own = scores[(scores["role"] == "leakage") & (scores["metric"] == "balanced_accuracy")]
     rows: list[Any] = list(own[own["covariates"] == ""].itertuples())
     before = {row.phenotype: row for row in rows if not row.harmonized}
-    below = " Below chance means that no information is left, not that sites are recognised."
     return [
-        f"A classifier of {row.phenotype} has an out-of-fold balanced accuracy of "
-        f"{format_score(before[row.phenotype])} before and {format_score(row)} after harmonisation by {row.harmonized} "
-        f"(chance: {format_number(row.chance)})."
-        f"{below if row.value < row.chance else ''}"
+        f"A classifier of {row.phenotype}, trained in one half of the rows and tested in the other, has a balanced "
+        f"accuracy of {format_score(before[row.phenotype])} before and {format_score(row)} after harmonisation by "
+        f"{row.harmonized}, each half by itself (chance: {format_number(row.chance)}). With the differences between "
+        "sites goes what they explain of a phenotype: what is left to predict lies within sites."
         for row in rows
         if row.harmonized and row.phenotype in before
     ]
@@ -206,10 +204,8 @@ def build_map_section(stored: ProbeTables) -> Section | None:
 
 
 def choose_colourings(colourings: Sequence[Colouring]) -> list[Colouring]:
-    """Keep the variables that vary (or all with any value, if none does) and rename them for display.
-
-    Kept data are shown only if motion is unknown.
-    """
+    """Keep the variables that vary (or all with any value, if none does) and rename them for display. Kept data are
+    shown only if motion is unknown."""
     levels = {one.name: len(set(one.labels) - {None}) for one in colourings}
     known = {name for name, count in levels.items() if count > 1} or {name for name, count in levels.items() if count}
     hidden = "kept_seconds" if "mean_fd" in known else "mean_fd"

@@ -61,10 +61,8 @@ def load_assets(*names: str) -> Assets:
 
 
 def embed_json(name: str, value: Any) -> Markup:
-    """Write a value as a JSON element with the id `name`, which scripts read and nothing in `value` can leave.
-
-    Raises ValueError for NaN, which JSON lacks: write None.
-    """
+    """Write a value as a JSON element with the id `name`, which scripts read and nothing in `value` can leave. Raises
+    ValueError for NaN, which JSON lacks: write None."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     safe = replace_hidden(text).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return Markup(f'<script type="application/json" id="{escape(name)}">{safe}</script>')
@@ -96,9 +94,7 @@ def read_template(name: str) -> str:
 
 def fill_template(template: str, **values: Any) -> str:
     """Fill a page template of the package; everything but `Markup` is escaped, and an unknown name is an error.
-
-    Templates can call ``assets(*names)`` for `load_assets` and ``data(name, value)`` for `embed_json`.
-    """
+    Templates can call ``assets(*names)`` for `load_assets` and ``data(name, value)`` for `embed_json`."""
     return replace_hidden(_load_template(f"{template}.html.jinja").render(**values))
 
 

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bids_semantoks.records import Bools, Floats
 from bids_semantoks.reports.figures import shorten_label
-from bids_semantoks.reports.palette_images import (
+from bids_semantoks.reports.run_data import (
     ABSENT,
     CIVIDIS_COLOURS,
     COVERAGE,
     GREYS,
+    N_BINS,
     RED_BLUE,
     Palette,
     from_base64,
     to_base64,
 )
-from bids_semantoks.reports.run_data import N_BINS
 
 
 def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
@@ -39,9 +39,7 @@ def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -
     return placed
 
 
-#: Palettes by the name that scripts know.
-PALETTES: Final = {"grey": GREYS, "redblue": RED_BLUE, "coverage": COVERAGE}
-
+PALETTES: Final = {"grey": GREYS, "redblue": RED_BLUE, "coverage": COVERAGE}  # palettes by the name that scripts know
 _GAP: Final = 13.0  # between labels
 _MOST_NAMED: Final = 24
 
@@ -153,14 +151,7 @@ def draw_connectivity(data: Mapping[str, Any]) -> list[Heatmap]:
 
 
 def _draw_matrix(
-    values: NDArray[np.float64],
-    names: Sequence[str],
-    palette: Palette,
-    *,
-    measure: str,
-    title: str,
-    alt: str,
-    caption: str,
+    values: Floats, names: Sequence[str], palette: Palette, *, measure: str, title: str, alt: str, caption: str
 ) -> Heatmap:
     """Draw a small square matrix with its names."""
     side = 260
@@ -195,7 +186,7 @@ def draw_similarity(values: Sequence[Sequence[float]], names: Sequence[str], tit
     return _draw_matrix(matrix, names, own, measure="cosine", title=title, alt=alt, caption=caption)
 
 
-def _describe_extremes(values: NDArray[np.float64], names: Sequence[str], *, within: bool) -> str:
+def _describe_extremes(values: Floats, names: Sequence[str], *, within: bool) -> str:
     """Say which pair is highest and which lowest, the diagonal among them only if `within`."""
     masked = values.copy()
     if not within:
@@ -237,7 +228,7 @@ def draw_histogram(data: Mapping[str, Any]) -> Bars:
     )
 
 
-def draw_coverage(data: Mapping[str, Any], coverage: NDArray[np.float64], present: NDArray[np.bool_]) -> Bars:
+def draw_coverage(data: Mapping[str, Any], coverage: Floats, present: Bools) -> Bars:
     """Draw the coverage of each parcel (P,), ordered as in `data`, absent parcels as marks."""
     networks, n_parcels = data["networks"], coverage.size
     step = 870 / max(n_parcels, 1)
@@ -261,7 +252,7 @@ def draw_coverage(data: Mapping[str, Any], coverage: NDArray[np.float64], presen
     )
 
 
-def _outline(heights: NDArray[np.float64], step: float) -> str:
+def _outline(heights: Floats, step: float) -> str:
     """Draw heights in [0, 1] as the path of a filled outline, 120 high."""
     at = [f"V{120 * (1 - height):.1f}H{(i + 1) * step:.1f}" for i, height in enumerate(heights)]
     return f"M0,120{''.join(at)}V120Z"

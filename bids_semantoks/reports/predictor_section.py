@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from bids_semantoks.files import read_json, read_rows
 from bids_semantoks.outputs.group_tables import read_group_table
-from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval, format_number
-from bids_semantoks.outputs.predicted_table import PREDICTED
-from bids_semantoks.outputs.predictor_files import RESEARCH_ONLY
+from bids_semantoks.outputs.group_words import METRIC_NAMES, format_interval, format_number, format_share
+from bids_semantoks.outputs.predictor_files import PREDICTED, RESEARCH_ONLY
 from bids_semantoks.reports.charts import Bar, build_calibration, build_predictions
 from bids_semantoks.reports.figures_probes import draw_values
 from bids_semantoks.reports.group_report import Graphic, Section, name_figure, show_bars
+
+_ENDS: Final = ("value", "ci_low", "ci_high")
 
 
 def build_predictor_section(out_dir: Path) -> Section | None:
@@ -25,7 +26,9 @@ def build_predictor_section(out_dir: Path) -> Section | None:
         return None
     facts = read_json(out_dir / f"{PREDICTED}.json")["Facts"]
     rows: list[Any] = list(table.itertuples())
-    is_scored = facts["Coverage"] is not None
+    is_scored, columns = facts["Coverage"] is not None, {"home_": "at home (cross-validated)"}
+    columns |= {"": "here"} if is_scored else {}
+    columns |= {"recalibrated_": "here, corrected"} if facts["Recalibration"] is not None else {}
     graphics = [_show_bias(facts)] if facts["Bias"] else []
     if is_scored:
         graphics.insert(0, _show_calibration(facts) if facts["Classes"] else _show_values(facts, out_dir))
@@ -35,27 +38,24 @@ def build_predictor_section(out_dir: Path) -> Section | None:
         short="Predictor",
         sentences=_describe(facts),
         graphics=graphics,
-        columns=["score", "at home (cross-validated)", *(["here", "here, corrected"] if is_scored else [])],
-        lines=[_build_line(row, is_scored=is_scored) for row in rows],
+        columns=["score", *columns.values()],
+        lines=[
+            [
+                METRIC_NAMES[row.metric],
+                *(format_interval(*(getattr(row, f"{prefix}{end}") for end in _ENDS)) for prefix in columns),
+            ]
+            for row in rows
+        ],
     )
-
-
-def _build_line(row: Any, *, is_scored: bool) -> list[str]:
-    line = [METRIC_NAMES[row.metric], format_interval(row.home_value, row.home_ci_low, row.home_ci_high)]
-    if is_scored:
-        line.append(format_interval(row.value, row.ci_low, row.ci_high))
-        corrected = format_interval(row.recalibrated_value, row.recalibrated_ci_low, row.recalibrated_ci_high)
-        line.append("" if corrected == "n/a" else corrected)
-    return line
 
 
 def _describe(facts: Mapping[str, Any]) -> list[str]:
     what = "sets" if facts["Classes"] else "intervals"
     sentences = [
         RESEARCH_ONLY,
-        f"{facts['Phenotype']} of {facts['Predicted']} of {facts['Participants']} participants was predicted by a "
-        f"linear model of {facts['Encoder']['Name']} from another study ({facts['ParticipantsAtHome']} participants); "
-        f"see {facts['Table']}.",
+        f"Predictions of {facts['Phenotype']} for {facts['Predicted']} of {facts['Participants']} participants by a "
+        f"linear model of {facts['Encoder']['Name']} from another study ({facts['ParticipantsAtHome']} participants): "
+        f"{facts['Table']}.",
         f"The {what} come from out-of-fold errors there (cross-conformal). They hold the truth in 90 % of people on "
         "average, not in each group, if people here are exchangeable with those there; they have no guarantee in "
         "finite samples and are void under any shift.",
@@ -70,8 +70,8 @@ def _describe(facts: Mapping[str, Any]) -> list[str]:
     sentences.append(f"Outside the training range or missing, with numbers of participants: {flags or 'nothing'}.")
     if (found := facts["Coverage"]) is not None:
         sentences.append(
-            f"Of {found['Participants']} participants with true values, {found['Found']:.0%} lie in their {what[:-1]} "
-            f"(90 % are meant to)."
+            f"The {what} hold the truth for {format_share(found['Found'])} of the {found['Participants']} participants "
+            "with true values (nominal 90 %)."
         )
     if (own := facts["Recalibration"]) is not None:
         gain = format_interval(own["Gain"], own["GainLow"], own["GainHigh"])
@@ -119,10 +119,10 @@ def _show_bias(facts: Mapping[str, Any]) -> Graphic:
     what = "predicted probability minus share" if facts["Classes"] else "predicted minus true value"
     return show_bars(
         "Bias by site",
-        f"Mean of {what}, with 95 % intervals; the dashed line is no bias. Sites with fewer than five true values are "
-        "not shown.",
+        f"Mean of {what}, with 95 % intervals. Sites with fewer than five true values are not shown.",
         bars,
         label=what,
         chance=0.0,
+        line="no bias",
         name=name_figure("predictor", "bias"),
     )

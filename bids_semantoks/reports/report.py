@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.errors import replace_hidden
@@ -26,7 +25,8 @@ from bids_semantoks.outputs.methods import read_methods
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, build_directory, find_encoders, read_sidecar, read_statuses
 from bids_semantoks.quality.fit import FitItem, judge_fit
-from bids_semantoks.quality.limits import Verdict, judge, judge_run, measure_run
+from bids_semantoks.quality.run_qc import Verdict, judge, judge_run, measure_run
+from bids_semantoks.records import Floats
 from bids_semantoks.reports.pages import CHART_ASSETS, fill_template, write_page
 from bids_semantoks.reports.pictures import (
     PALETTES,
@@ -43,13 +43,10 @@ from bids_semantoks.reports.run_data import read_run_data
 from bids_semantoks.version import __version__
 
 LOGGER = logging.getLogger("bids_semantoks")
-
-#: With more sessions, each has its own page to limit the file size.
-_MANY_SESSIONS: Final = 4
+_MANY_SESSIONS: Final = 4  # with more sessions, each has its own page to limit the file size
 
 #: Location of the methods text in a page.
 _METHODS: Final = re.compile(r'(<section id="methods">\n<div class="methods">\n).*?(\n</div>)', re.DOTALL)
-
 _ASSETS: Final = (*CHART_ASSETS, "participant.css", "participant.js")
 
 
@@ -134,22 +131,17 @@ def build_pages(out_dir: Path, participant: str) -> dict[str, str]:
         if session
     }
     shown = [run for run in runs if run.session not in pages]
-    addresses = {run.stem: _address(participant, run, pages) for run in runs}
-    listed = {"listed": runs, "addresses": addresses}
-    return {"": fill_template("report", session="", runs=shown, **listed, **shared), **pages}
-
-
-def _address(participant: str, run: RunPart, pages: Mapping[str, str]) -> str:
-    page = urllib.parse.quote(os.fsencode(_name_page(participant, run.session))) if run.session in pages else ""
-    return f"{page}#{run.stem}"
+    places = {session: urllib.parse.quote(os.fsencode(_name_page(participant, session))) for session in pages}
+    addresses = {run.stem: f"{places.get(run.session, '')}#{run.stem}" for run in runs}
+    first = fill_template("report", session="", runs=shown, listed=runs, addresses=addresses, **shared)
+    return {"": first, **pages}
 
 
 def _read_statuses(out_dir: Path, participant: str) -> dict[str, list[dict[str, Any]]]:
     """Read the run statuses of a participant, grouped by stem."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name, status in read_statuses(out_dir, participant):
-        stem, _, model = name.partition("_desc-")
-        level = status["status"]
+        (stem, _, model), level = name.partition("_desc-"), status["status"]
         word = "complete" if level == "ok" else level
         found.setdefault(stem, []).append({**status, "model": model, "word": word, "level": level})
     return found
@@ -241,9 +233,7 @@ def _describe_timeline(sidecar: Mapping[str, Any], traces: Mapping[str, Sequence
     return f"{motion}; {shaded} volumes are shaded." if shaded else f"{motion}; every volume is kept."
 
 
-def _show_encoder(
-    paths: OutputPaths, model: str, signals: dict[str, Any], coverage: NDArray[np.float64]
-) -> dict[str, Any]:
+def _show_encoder(paths: OutputPaths, model: str, signals: dict[str, Any], coverage: Floats) -> dict[str, Any]:
     """Build what is shown of one embedding of a run: model, checks of its fit, facts, windows (onset, duration (s) and
     kept share of each) with a description, and pictures."""
     own = replace(paths, model=model)

@@ -25,7 +25,7 @@ from bids_semantoks.outputs.features import count_cohort, describe_weights
 from bids_semantoks.outputs.methods import read_methods, write_citation
 from bids_semantoks.outputs.sidecars import find_versions
 from bids_semantoks.outputs.store import StoredRun, find_statuses, find_stored_kinds, find_stored_runs
-from bids_semantoks.quality.exclude import describe_exclusion
+from bids_semantoks.quality.cohort import describe_exclusion
 from bids_semantoks.records import Atlas
 from bids_semantoks.reports.figures_run import draw_figures
 from bids_semantoks.reports.report import update_methods, write_report
@@ -34,16 +34,13 @@ LOGGER = logging.getLogger("bids_semantoks")
 
 # Corners (mm) around an adult brain in template space, and a grid fine enough for small figures.
 _LOW: Final = (-81.0, -114.0, -75.0)
-
 _SHAPE: Final = (55, 65, 55)
 _STEP: Final = 3.0
 
 
 def build_picture_grid(atlas: Atlas) -> NDArray[np.int32] | None:
-    """Resample an atlas to the coarse figure grid: int32 (X, Y, Z) of parcel position + 1, 0 elsewhere.
-
-    None for atlases without volumes (parcellated inputs, surfaces) or off the grid.
-    """
+    """Resample an atlas to the coarse figure grid: int32 (X, Y, Z) of parcel position + 1, 0 elsewhere. None for
+    atlases without volumes (parcellated inputs, surfaces) or off the grid."""
     if not atlas.volumes or any(is_surface_atlas(volume.path) for volume in atlas.volumes):
         return None
     affine = np.diag([_STEP, _STEP, _STEP, 1.0])
@@ -101,20 +98,31 @@ def write_stored_methods(
     preparations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the methods text of a call on stored signals (at least one run), by the first sidecar that allows it.
-
     `encoders` are the one of the call and those compared with it, `left_out` runs that its limits leave out, reason and
-    message by stem; `results` of probes, once there are any, and `preparations` are as for `describe_methods`.
-    """
+    message by stem; `results` of probes, once there are any, and `preparations` are as for `describe_methods`."""
     pipelines = sorted({str(run.sidecar.get("Pipeline", "unknown")) for run in stored})
     cohort = count_cohort(
         config.out_dir, [run.paths.stem for run in stored], is_wanted=_build_filter(config, stored), left_out=left_out
     )
     cohort["exclusion"] = describe_exclusion(config.selection)
+    asked = to_json(config).get("probing") or {}
+    probing = None
+    if any(asked.get(name) for name in ("probe", "task_blocks", "audit", "apply_predictor")):
+        # A local path does not belong in a manuscript.
+        names = {name: Path(asked[name]).name for name in ("phenotype", "splits") if asked.get(name)}
+        probing = {**asked, **names, "results": list(results), "preparations": preparations or {}}
     # Runs in native space are an exception that the text must mention.
     for run in sorted(stored, key=lambda run: "Resampling" not in run.sidecar):
+        sidecar = run.sidecar
         try:
-            signals, probing = _collect_facts(config, run.sidecar, pipelines)
-            probing = probing and {**probing, "results": list(results), "preparations": preparations or {}}
+            signals = {
+                **sidecar["Settings"],
+                "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
+                "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
+                "pipelines": pipelines,
+                "n_parcels": sidecar["Atlas"]["Parcels"],
+                "min_time": sidecar.get("MinimumTime", config.signals.min_time),
+            }
             write_citation(config.out_dir, build_facts(signals, *encoders, cohort=cohort, probing=probing))
         except OSError:
             raise
@@ -126,25 +134,6 @@ def write_stored_methods(
             )
             continue
         return
-
-
-def _collect_facts(
-    config: AppConfig, sidecar: Mapping[str, Any], pipelines: Sequence[str]
-) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-    """Collect the facts about the signals with this sidecar, and about the probes if there are any."""
-    signals = {
-        **sidecar["Settings"],
-        "averaged_over": sidecar.get("AveragedOver") or "voxels inside the brain mask",
-        "denoised_by": sidecar["Denoising"].get("DenoisedBy", ""),
-        "pipelines": pipelines,
-        "n_parcels": sidecar["Atlas"]["Parcels"],
-        "min_time": sidecar.get("MinimumTime", config.signals.min_time),
-    }
-    probing = to_json(config).get("probing") or {}
-    # A local path does not belong in a manuscript.
-    probing |= {name: Path(probing[name]).name for name in ("phenotype", "splits") if probing.get(name)}
-    is_asked = any(probing.get(name) for name in ("probe", "task_blocks", "audit", "apply_predictor"))
-    return signals, probing if is_asked else None
 
 
 def _build_filter(config: AppConfig, stored: Sequence[StoredRun]) -> Callable[[str], bool]:
@@ -205,10 +194,8 @@ class ReportQueue:
 
 
 def redraw_reports(config: AppConfig) -> int:
-    """Regenerate the participant reports from the output directory alone; return the number of pages written.
-
-    Raises InputError if there is nothing to report or a requested participant is missing.
-    """
+    """Regenerate the participant reports from the output directory alone; return the number of pages written. Raises
+    InputError if there is nothing to report or a requested participant is missing."""
     out_dir = config.out_dir
     there = {parse_entities(stem)["sub"] for stem in find_statuses(out_dir)}
     if not there:
@@ -220,18 +207,14 @@ def redraw_reports(config: AppConfig) -> int:
     for labels in (asked, excluded):
         check_known("participant", labels, there, str(out_dir), key="sub")
     chosen = sorted((set(asked) or there) - set(excluded))
-    if kind := config.running.figures:
-        _draw_stored(out_dir, chosen, kind)
+    kind = config.running.figures
+    for atlas, space in find_stored_kinds(out_dir) if kind else ():
+        names = read_atlas_table(out_dir, name=atlas, space=space)
+        for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
+            if stored.entities["sub"] in chosen and stored.entities.get("space", "") == space:
+                draw_figures(stored.paths, stored.sidecar, names, kind or "")
     for participant in chosen:
         record_redrawn(out_dir, participant)
     written = sum(write_report(out_dir, participant) for participant in chosen)
     LOGGER.info("Wrote %d of %d reports to %s.", written, len(chosen), out_dir)
     return written
-
-
-def _draw_stored(out_dir: Path, participants: Sequence[str], kind: str) -> None:
-    for atlas, space in find_stored_kinds(out_dir):
-        names = read_atlas_table(out_dir, name=atlas, space=space)
-        for stored in find_stored_runs(out_dir, atlas=atlas, model=""):
-            if stored.entities["sub"] in participants and stored.entities.get("space", "") == space:
-                draw_figures(stored.paths, stored.sidecar, names, kind)

@@ -1,4 +1,4 @@
-"""The report data of a run, in one small file per run: `logs/sub-<label>/<stem>_page.json.gz`.
+"""The report data of a run, in one small file per run: `logs/sub-<label>/<stem>_page.json.gz`, and its images.
 
 Signals before denoising and the motion of each volume are only available during extraction; from this file the report
 can be regenerated at any time, and publication figures drawn.
@@ -8,12 +8,15 @@ Shape letters: T volumes, P parcels, N networks.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import json
 import math
+import struct
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,30 +27,115 @@ from bids_semantoks.files import hash_file, open_atomic, parse_json, read_object
 from bids_semantoks.outputs.connectivity import read_coverage
 from bids_semantoks.outputs.sidecars import check_table
 from bids_semantoks.outputs.store import OutputPaths, read_signals
-from bids_semantoks.records import CANONICAL_NETWORKS, ParcelSignals
+from bids_semantoks.records import CANONICAL_NETWORKS, Floats, Indices, ParcelSignals, Reals
 from bids_semantoks.reports.pages import attempt
-from bids_semantoks.reports.palette_images import (
-    ABSENT,
-    ABSENT_COLOUR,
-    COVERAGE,
-    GREYS,
-    RED_BLUE,
-    from_base64,
-    to_base64,
+from bids_semantoks.statistics.series import (
+    compute_connectivity,
+    compute_dvars,
+    compute_global,
+    thin_columns,
+    zscore_rows,
 )
-from bids_semantoks.statistics.baselines import compute_connectivity
-from bids_semantoks.statistics.series import compute_dvars, compute_global, thin_columns, zscore_rows
 
-#: Of the file; one of another version is built again from the tables.
-VERSION: Final = 1
+Image = NDArray[np.uint8]  # (rows, columns): 0 where missing, which is transparent, else 1 to the number of colours
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Palette:
+    """Colours of evenly spaced values."""
+
+    colours: tuple[str, ...]  # rrggbb, from `low` to `high`
+    low: float
+    high: float
+
+    def quantise(self, values: Reals) -> Image:
+        """Find the colour of each value, clipped to the range; NaN is missing."""
+        n = len(self.colours)
+        scaled = (np.nan_to_num(values, nan=self.low) - self.low) / (self.high - self.low)
+        indices = np.clip((scaled * n).astype(np.int64), 0, n - 1) + 1
+        return np.where(np.isnan(values), 0, indices).astype(np.uint8)
+
+    def draw(self, values: Reals) -> str:
+        """Draw values as an image, in base64."""
+        return to_base64(self.quantise(values), self.colours)
+
+    def restore(self, image: Image) -> Floats:
+        """Return the middle of each colour's range; NaN where missing."""
+        middle = self.low + (image.astype(np.float64) - 0.5) * (self.high - self.low) / len(self.colours)
+        return np.where(image == 0, np.nan, middle)
+
+
+def _blend(anchors: str, n: int) -> tuple[str, ...]:
+    """Interpolate `n` colours between evenly spaced anchors."""
+    fixed = np.array([list(bytes.fromhex(one)) for one in anchors.split()], dtype=np.float64)
+    at = np.linspace(0, len(fixed) - 1, n)
+    blended = [np.interp(at, range(len(fixed)), fixed[:, channel]) for channel in range(3)]
+    return tuple(bytes(colour).hex() for colour in np.rint(blended).astype(np.uint8).T)
+
+
+#: Z-scores of carpets: 15 greys and missing fit into four bits per pixel.
+GREYS: Final = Palette(colours=_blend("000000 ffffff", 15), low=-2.0, high=2.0)
+
+#: Correlations: ColorBrewer's RdBu, reversed.
+RED_BLUE: Final = Palette(
+    colours=_blend("053061 2065ab 4393c3 90c4dd d1e5f0 f7f6f6 fddbc7 f3a481 d6604d b1182b 67001f", 31),
+    low=-1.0,
+    high=1.0,
+)
+
+#: Shares and similarities: cividis, designed for colour vision deficiency (doi:10.1371/journal.pone.0199239).
+CIVIDIS_COLOURS: Final = _blend("00224e 083370 35456c 4f576c 666970 7d7c78 948e77 aea371 c8b866 e5cf52 fee838", 31)
+
+#: Coverage; one more colour marks parcels that are absent (`ABSENT`).
+COVERAGE: Final = Palette(colours=CIVIDIS_COLOURS, low=0.0, high=1.0)
+ABSENT: Final = len(CIVIDIS_COLOURS) + 1
+ABSENT_COLOUR: Final = "d55e00"
+
+
+def to_base64(image: Image, colours: tuple[str, ...]) -> str:
+    """Write an image whose values are positions in `colours`, from 1, at most 255, and 0 where it is transparent, as
+    the rest of a ``data:image/png;base64,`` address."""
+    depth = 4 if len(colours) < 16 else 8
+    rows: Image = np.ascontiguousarray(image)
+    if depth == 4:
+        even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+        rows = ((even[:, ::2] << 4) | even[:, 1::2]).astype(np.uint8)
+    filtered = np.pad(rows, ((0, 0), (1, 0)))  # filter 0, none, before each row
+    # Run lengths and Huffman codes only: in noise there are no other matches, and it is a sixth shorter.
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", image.shape[1], image.shape[0], depth, 3, 0, 0, 0),
+        b"PLTE": bytes.fromhex("000000" + "".join(colours)),
+        b"tRNS": b"\x00",
+        b"IDAT": packer.compress(filtered.tobytes()) + packer.flush(),
+        b"IEND": b"",
+    }
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks.items()
+    )
+    return base64.b64encode(content).decode()
+
+
+def from_base64(text: str) -> Image:
+    """Read back an image of `to_base64`."""
+    content = base64.b64decode(text)
+    width, height, depth = struct.unpack(">IIB", content[16:25])
+    start = content.index(b"IDAT")
+    n_bytes = struct.unpack(">I", content[start - 4 : start])[0]
+    rows = np.frombuffer(zlib.decompress(content[start + 4 : start + 4 + n_bytes]), dtype=np.uint8)
+    rows = rows.reshape(height, -1)[:, 1:]
+    if depth == 4:
+        rows = np.stack([rows >> 4, rows & 15], axis=2).reshape(height, -1)
+    return rows[:, :width]
+
+
+VERSION: Final = 1  # of the file; one of another version is built again from the tables
 
 #: Maximum resolution; more than a screen shows would only cost bytes.
 _MAX_COLUMNS: Final = 480
 _MAX_ROWS: Final = 600
-
-#: Bins of the histogram of correlations, from -1 to 1.
-N_BINS: Final = 50
-
+N_BINS: Final = 50  # bins of the histogram of correlations, from -1 to 1
 _N_SLICES: Final = 8
 _NO_NETWORK: Final = "no network"
 
@@ -55,9 +143,9 @@ _NO_NETWORK: Final = "no network"
 class NetworkOrder(NamedTuple):
     """Parcels sorted by network."""
 
-    order: NDArray[np.int64]  # (P,) parcel positions, sorted by network
+    order: Indices  # (P,) parcel positions, sorted by network
     names: list[str]  # (N,) in display order
-    edges: NDArray[np.int64]  # (N + 1,) first sorted position of each network, then P
+    edges: Indices  # (N + 1,) first sorted position of each network, then P
 
 
 def sort_by_network(networks: Sequence[str]) -> NetworkOrder:
@@ -80,10 +168,14 @@ def write_run_data(
     (parcels, networks), `build_grid` as `build_picture_grid`."""
 
     def write() -> None:
+        """Replace the data of an earlier call."""
         for path in (paths.page_data, paths.page_data.with_suffix("")):
             path.unlink(missing_ok=True)
         data = build_run_data(signals, *atlas, build_grid())
-        data["connectivity"] = _halve(data["connectivity"])
+        found = data["connectivity"]
+        image = from_base64(found.pop("image"))
+        # One half of it is enough, as it is symmetric.
+        found["half"] = to_base64(image[np.triu_indices_from(image)][None], RED_BLUE.colours)
         text = json.dumps({"SignalsSHA256": hash_file(paths.signals), **data}, separators=(",", ":"), allow_nan=False)
         with open_atomic(paths.page_data) as file:
             # Without the time, so that the same data are the same bytes.
@@ -97,25 +189,15 @@ def read_run_data(
 ) -> dict[str, Any]:
     """Read the report data of a run; if the file is missing, damaged or from other signals, rebuild what the tables
     allow."""
-    data = _read_file(paths.page_data) or read_object(paths.page_data.with_suffix(""))
+    data: Any = None
+    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
+        data = parse_json(gzip.decompress(paths.page_data.read_bytes()).decode())
+    if not isinstance(data, dict) or not data:
+        # Earlier versions did not compress it.
+        data = read_object(paths.page_data.with_suffix(""))
     if data.get("Version") == VERSION and data.get("SignalsSHA256") == sidecar["TableSHA256"]:
         return {**data, "connectivity": _mirror(data["connectivity"])}
     return build_run_data(read_stored_signals(paths, sidecar), *atlas, None)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    """Read the file of a page; empty if it is absent or damaged."""
-    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
-        values = parse_json(gzip.decompress(path.read_bytes()).decode())
-        return values if isinstance(values, dict) else {}
-    return {}
-
-
-def _halve(found: dict[str, Any]) -> dict[str, Any]:
-    """Keep one half of the image of correlations, which is symmetric."""
-    image = from_base64(found["image"])
-    half = to_base64(image[np.triu_indices_from(image)][None], RED_BLUE.colours)
-    return {**{key: value for key, value in found.items() if key != "image"}, "half": half}
 
 
 def _mirror(found: dict[str, Any]) -> dict[str, Any]:
@@ -159,10 +241,8 @@ def read_stored_signals(paths: OutputPaths, sidecar: dict[str, Any]) -> ParcelSi
 def build_run_data(
     signals: ParcelSignals, parcels: Sequence[str], networks: Sequence[str], grid: NDArray[np.int32] | None
 ) -> dict[str, Any]:
-    """Build the report data of a run as plain values; images are base64 of PNG, parcels ordered by network.
-
-    `parcels` and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel.
-    """
+    """Build the report data of a run as plain values; images are base64 of PNG, parcels ordered by network. `parcels`
+    and `networks` are names, (P,) each; `grid` (X, Y, Z) holds the position + 1 of the parcel in each voxel."""
     order = sort_by_network(networks)
     # If the kept volumes are the same before and after, one figure shows both.
     is_changed = not np.array_equal(signals.raw[signals.kept], signals.values[signals.kept], equal_nan=True)
@@ -208,7 +288,7 @@ def _build_carpets(signals: ParcelSignals, order: NetworkOrder, *, is_changed: b
     return {"step": step, "rows": rows, "common": common, **images}
 
 
-def _measure_common(scores: NDArray[np.float64]) -> float | None:
+def _measure_common(scores: Floats) -> float | None:
     """Compute the share of variance explained by the mean over parcels, seen as bands in a carpet: (P, T) -> share."""
     known = scores[:, ~np.isnan(scores).all(axis=0)]
     known = known[~np.isnan(known).any(axis=1)]
@@ -233,7 +313,7 @@ def _build_connectivity(values: NDArray[np.float32], order: NetworkOrder) -> dic
     }
 
 
-def average_blocks(matrix: NDArray[np.float64], order: NetworkOrder) -> list[list[float | None]]:
+def average_blocks(matrix: Floats, order: NetworkOrder) -> list[list[float | None]]:
     """Average the correlations within and between networks, without the diagonal: (P, P) -> (N, N); None if there
     are no pairs."""
     off = matrix.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -32,8 +33,7 @@ class WorkerDied(Exception):
 
 
 def run_jobs(
-    build_worker: Callable[..., Callable[[Any], Any]],
-    arguments: tuple[Any, ...],
+    build_worker: Callable[[], Callable[[Any], Any]],
     jobs: Sequence[Any],
     *,
     n_procs: int,
@@ -41,18 +41,18 @@ def run_jobs(
 ) -> Iterator[tuple[int, Any]]:
     """Run jobs in this process (`n_procs` 1) or in several, yielding (position, result) as they finish.
 
-    `build_worker(*arguments)` is called once per process and returns the function that runs one job; arguments and jobs
-    must pickle. Once `is_wanted` returns False, jobs in progress finish and no other starts. The result is a
-    `WorkerDied` if the process ended, and another process takes over. Exceptions of a worker are raised here.
+    `build_worker()` is called once per process and returns the function that runs one job; it and the jobs must pickle.
+    Once `is_wanted` returns False, jobs in progress finish and no other starts. The result is a `WorkerDied` if the
+    process ended, and another process takes over. Exceptions of a worker are raised here.
     """
     if n_procs <= 1:
-        worker = build_worker(*arguments)
+        worker = build_worker()
         for i, job in enumerate(jobs):
             if not is_wanted():
                 return
             yield i, worker(job)
         return
-    crew = _Crew(build_worker, arguments, jobs, is_wanted)
+    crew = _Crew(build_worker, jobs, is_wanted)
     try:
         for _ in range(min(n_procs, len(jobs))):
             crew.start()
@@ -74,33 +74,28 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@dataclasses.dataclass
 class _Crew:
     """Worker processes and the job that each is running. Each has a pipe of its own for jobs, log records and answers:
     one killed while answering leaves neither a lock nor half an answer to the others, and records arrive before the
     answer that follows them."""
 
-    def __init__(
-        self,
-        build_worker: Callable[..., Callable[[Any], Any]],
-        arguments: tuple[Any, ...],
-        jobs: Sequence[Any],
-        is_wanted: Callable[[], bool],
-    ) -> None:
+    build_worker: Callable[[], Callable[[Any], Any]]
+    jobs: Sequence[Any]
+    is_wanted: Callable[[], bool]
+    busy: dict[Connection, tuple[SpawnProcess, int]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         # Forking after a numerical library has started its threads can deadlock, so processes start afresh.
         self.context = multiprocessing.get_context("spawn")
-        self.build_worker = build_worker
-        self.arguments = arguments
-        self.jobs = jobs
-        self.is_wanted = is_wanted
-        self.waiting = deque(range(len(jobs)))
-        self.busy: dict[Connection, tuple[SpawnProcess, int]] = {}
+        self.waiting = deque(range(len(self.jobs)))
 
     def start(self) -> None:
         """Start a process with a job, if one is waiting."""
         if not self.waiting or not self.is_wanted():
             return
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs, self.build_worker, self.arguments), daemon=True)
+        process = self.context.Process(target=_serve, args=(theirs, self.build_worker), daemon=True)
         with _without_main():
             process.start()
         theirs.close()
@@ -154,9 +149,7 @@ class _Crew:
             process.join()
 
 
-def _serve(
-    connection: Connection, build_worker: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
-) -> None:
+def _serve(connection: Connection, build_worker: Callable[[], Callable[[Any], Any]]) -> None:
     # The parent decides when to stop: a Ctrl-C in the terminal reaches every process of the group, as does a scheduler.
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
@@ -164,7 +157,7 @@ def _serve(
     threading.Thread(target=_outlive_parent, daemon=True).start()
     relay_records(connection.send)
     try:
-        worker = build_worker(*arguments)
+        worker = build_worker()
         while True:
             connection.send(worker(connection.recv()))
     except (EOFError, BrokenPipeError):

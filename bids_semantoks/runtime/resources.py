@@ -100,6 +100,14 @@ def choose_n_procs(running: RunningConfig, *, n_jobs: int, model_bytes: int, dev
     return n_procs
 
 
+def share_cpus(running: RunningConfig, *, n_jobs: int, model_bytes: int, device: str) -> int:
+    """Choose the number of processes (`choose_n_procs`); with several, limit the threads of each."""
+    n_procs = choose_n_procs(running, n_jobs=n_jobs, model_bytes=model_bytes, device=device)
+    if n_procs > 1:
+        limit_threads(choose_n_threads(running, n_procs=n_procs))
+    return n_procs
+
+
 def choose_n_threads(running: RunningConfig, *, n_procs: int) -> int:
     """Choose the threads of each process, at least 1, if `n_procs` processes share the CPUs."""
     return running.omp_nthreads or max(1, min(count_threads(), count_cpus() // n_procs))
@@ -181,7 +189,7 @@ def record_end(out_dir: Path) -> Iterator[None]:
         return
 
     def write(status: str, code: int, message: str) -> None:
-        # A full disk must not mask the error that is being raised.
+        """Write the record, unless the disk is full, which must not mask the error that is being raised."""
         with contextlib.suppress(OSError):
             write_json(path, {"status": status, "exit_code": code, "message": message})
 

@@ -70,30 +70,25 @@ def read_header(path: Path, *, volumes: str = "rows") -> tuple[str, ...]:
     readable header of unique names."""
     check_content(path)
     if path.name.endswith(".tsv") and volumes == "rows":
-        return _read_names(_split_table(_decode(_read_bytes(path, first_line=True), path)), path)[0]
+        return _read_names(_split_table(_read_text(path, first_line=True)), path)[0]
     return read_columns(path, volumes=volumes)[0]
 
 
-def _read_bytes(path: Path, *, first_line: bool = False) -> bytes:
+def _read_text(path: Path, *, first_line: bool = False) -> str:
     try:
         with path.open("rb") as file:
             content = file.readline() if first_line else b""
             # In UTF-16, a line break is two bytes.
-            return content if first_line and b"\0" not in content else content + file.read()
+            return decode_text(content if first_line and b"\0" not in content else content + file.read())
     except OSError as error:
         raise RunFailed("bad_image", f"{path} cannot be read ({error.strerror}).") from error
-
-
-def _decode(content: bytes, path: Path) -> str:
-    try:
-        return decode_text(content)
     except ValueError as error:
         refuse_table(path, str(error))
 
 
 def _read_cells(path: Path) -> list[list[str]]:
     """Read the cells of a text table, all rows of the same length, the header first if there is one."""
-    text = _decode(_read_bytes(path), path)
+    text = _read_text(path)
     rows = _split_table(text) if path.suffix == ".tsv" else _split_text(text)
     if not rows or rows == [[""]]:
         refuse_table(path, "has no header with parcel names")

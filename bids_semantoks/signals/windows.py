@@ -184,22 +184,18 @@ def find_block_volumes(
     `start` on that clock. A block is cut to its first `longest` volumes. None if a block is too brief, or
     its response starts outside these volumes.
     """
-    spans: list[tuple[float, float] | None] = []
+    spans = []
     for onset, duration in zip(onsets, durations, strict=True):
-        span = find_block_times(duration)
-        spans.append(None if span is None else (onset - start + span[0], onset - start + span[1]))
-    found: list[tuple[int, int] | None] = []
-    for number, span in enumerate(spans):
-        if span is None:
-            found.append(None)
+        times = find_block_times(duration)
+        if times is None:
+            spans.append((n_volumes, 0))  # too brief for any volume
             continue
-        first = int(np.ceil(span[0] / repetition_time - 1e-9))
-        end = int(np.floor(span[1] / repetition_time + 1e-9)) + 1
+        begin, end = ((onset - start + time) / repetition_time for time in times)
+        spans.append((int(np.ceil(begin - 1e-9)), int(np.floor(end + 1e-9)) + 1))
+    found: list[tuple[int, int] | None] = []
+    for number, (first, last) in enumerate(spans):
         # The response outlasts its block, but volumes of the next block belong to that block.
-        later = [other[0] for other in spans[number + 1 :] if other is not None]
-        if later:
-            end = min(end, int(np.ceil(min(later) / repetition_time - 1e-9)))
-        end = min(end, first + longest, n_volumes)
+        end = min(last, first + longest, n_volumes, *(later for later, _ in spans[number + 1 :]))
         found.append((first, end - first) if first >= 0 and end > first else None)
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from nilearn.connectome import ConnectivityMeasure
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
 from bids_semantoks.records import Floats, Reals
@@ -81,6 +81,15 @@ def build_connectivity_features(
     return tuple(features[kind] for kind in kinds)
 
 
+def compute_connectivity_rows(participants: Iterable[Sequence[Reals]], kind: str, weights: Iterable[Floats]) -> Reals:
+    """Compute the rows behind connectivity features of a kind from runs (T, P) and their weights: Fisher-transformed
+    correlations (n, P(P-1)/2) in float64, of the tangent space lower triangles of covariances (n, e) in float32."""
+    estimator = "pearson" if kind == "pearson" else "ledoit_wolf"
+    covariances = (compute_covariance(runs, estimator, own) for runs, own in zip(participants, weights, strict=True))
+    packed = np.stack([one[np.tril_indices(len(one))].astype(np.float32) for one in covariances])
+    return packed if kind == "tangent" else _convert_to_correlations(packed, np.float64)
+
+
 def compute_correlations(covariance: Floats) -> NDArray[np.float32]:
     """Convert a covariance (P, P) to Fisher-transformed correlations below the diagonal, clipped at 0.999999 first."""
     deviation = np.sqrt(np.diag(covariance))
@@ -97,10 +106,10 @@ def _compute_correlation_gram(packed: NDArray[np.float32]) -> Floats:
     return gram
 
 
-def _convert_to_correlations(packed: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Convert covariances (n, e) to a table of Fisher-transformed correlations (n, P(P-1)/2)."""
+def _convert_to_correlations(packed: NDArray[np.float32], kind: DTypeLike = np.float32) -> Reals:
+    """Convert covariances (n, e) to a table of Fisher-transformed correlations (n, P(P-1)/2), numbers of a `kind`."""
     n_parcels = int(np.sqrt(2 * packed.shape[1]))
-    table, end = np.empty((len(packed), packed.shape[1] - n_parcels), dtype=np.float32), 0
+    table, end = np.empty((len(packed), packed.shape[1] - n_parcels), dtype=kind), 0
     for values in _iterate_correlations(packed):
         table[:, end : end + values.shape[1]] = values
         end += values.shape[1]
@@ -127,18 +136,3 @@ def compute_moments(runs: Sequence[Reals], weights: Floats | None = None) -> Flo
         with np.errstate(divide="ignore"):
             moments.append(np.concatenate([values.mean(axis=0), np.log(values.var(axis=0))]))
     return np.asarray(np.average(np.where(np.isfinite(moments), moments, 0.0), axis=0, weights=weights))
-
-
-def compute_connectivity(values: Reals) -> Floats:
-    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels. Dropped
-    rows and absent columns of `values` are NaN."""
-    absent = np.isnan(values).all(axis=0)
-    kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
-    centred = kept - kept.mean(axis=0)
-    norm = np.sqrt((centred**2).sum(axis=0))
-    # A constant parcel has no correlation, not even with itself.
-    norm[norm == 0] = np.nan
-    unit = centred / norm
-    matrix = np.full((values.shape[1],) * 2, np.nan)
-    matrix[np.ix_(~absent, ~absent)] = np.clip(unit.T @ unit, -1.0, 1.0)
-    return matrix

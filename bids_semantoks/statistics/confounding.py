@@ -85,15 +85,11 @@ def _exchange(
 
 def _fit_numbers(truth: Floats, confounder: Floats, *, truth_is_class: bool) -> _Likelihood:
     """Model a number as normal about its mean given the truth, with the variance of each class."""
-    if truth_is_class:
-        _, which = np.unique(truth, return_inverse=True)
-        counts = np.bincount(which)
-        mean = (np.bincount(which, confounder) / counts)[which]
-        variance = (np.bincount(which, (confounder - mean) ** 2) / counts)[which]
-    else:
-        powers = _raise(truth)
-        mean = powers @ (np.linalg.pinv(powers) @ confounder)
-        variance = np.full(len(truth), ((confounder - mean) ** 2).mean())
+    design = truth[:, None] == np.unique(truth) if truth_is_class else _raise(truth)
+    inverse = np.linalg.pinv(design.astype(np.float64))
+    mean = design @ (inverse @ confounder)
+    squares = (confounder - mean) ** 2
+    variance = design @ (inverse @ squares) if truth_is_class else np.full(len(truth), squares.mean())
     variance = np.maximum(variance, 1e-12 * max(float(confounder.var()), 1e-300))
 
     def find(values: Indices, rows: Indices) -> Floats:

@@ -4,6 +4,7 @@ Biostatistics 8, 2007; Fortin et al., NeuroImage 167, 2018). Shape letters: n ro
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -20,6 +21,9 @@ METHODS: Final = ("combat", "mean_scale")
 _TOLERANCE: Final = 1e-10
 _MOST_STEPS: Final = 10_000
 
+#: A feature that varies less at a site, in units of its deviation within sites, is constant but for rounding.
+_LEAST_SHARE: Final = 1e-5
+
 #: Numbers of a table that are worked on at a time: 32 MB.
 _MOST_CELLS: Final = 2**22
 
@@ -33,7 +37,7 @@ class SiteEffects:
     names: Labels  # (s,)
     mean: Floats  # (d,) average of the sites, weighted by their rows, where kept columns are 0
     slopes: Floats  # (k, d) of kept columns
-    deviation: Floats  # (d,) within sites; 0 where the feature is constant
+    deviation: Floats  # (d,) within sites; 0 where the feature is constant at each
     shift: Floats  # (s, d) in units of `deviation`
     scale: Floats  # (s, d) variance in units of that within sites; positive
 
@@ -57,8 +61,8 @@ def fit_sites(
         size = np.abs(part).max(axis=0, initial=0.0)
         found = np.sqrt((residuals**2).mean(axis=0))
         deviation[some] = np.where(found > 1e-10 * size, found, 0.0)
-    empty = np.zeros((0, values.shape[1]))
-    common = SiteEffects(names=names[:0], mean=mean, slopes=slopes, deviation=deviation, shift=empty, scale=empty)
+    none = np.zeros((0, values.shape[1]))
+    common = SiteEffects(names=names[:0], mean=mean, slopes=slopes, deviation=deviation, shift=none, scale=none)
     return add_sites(common, values, sites, kept, method=method)
 
 
@@ -72,26 +76,25 @@ def add_sites(
 ) -> SiteEffects:
     """Add sites from rows (n, d) of their own, whatever is predicted: what sites have in common stays as it was."""
     names, which = np.unique(sites, return_inverse=True)
-    shift, variance = np.zeros((len(names), values.shape[1])), np.ones((len(names), values.shape[1]))
-    counts, varies = np.bincount(which), effects.deviation > 0
+    shift, scale = np.zeros((len(names), values.shape[1])), np.ones((len(names), values.shape[1]))
+    varies = np.zeros(scale.shape, dtype=bool)
     for some, part in _cut(values):
-        standard = _standardise(effects, part, kept, some)
+        standard, deviation = _standardise(effects, part, kept, some)[0], effects.deviation[some]
         for site in range(len(names)):
-            own = standard[which == site]
-            shift[site, some] = own.mean(axis=0)
-            if len(own) > 1:
-                variance[site, some] = own.var(axis=0, ddof=1)
-    for site, count in enumerate(counts.tolist()):
-        if method == "combat" and varies.sum() > 1:
-            shift[site, varies], variance[site, varies] = _shrink(shift[site, varies], variance[site, varies], count)
-    # A feature that is constant at one site has no scale there.
-    variance[:, ~varies] = 1.0
-    scale = np.where(variance > 0, variance, 1.0)
-    return SiteEffects(
+            own = which == site
+            shift[site, some] = standard[own].mean(axis=0)
+            scale[site, some] = standard[own].var(axis=0, ddof=min(1, own.sum() - 1))
+            varies[site, some] = (deviation > 0) & (part[own].std(axis=0) > _LEAST_SHARE * deviation)
+    # A feature that is constant at one site, as that of a parcel outside its images, has no scale there. It takes the
+    # common mean, and no part in the prior.
+    scale[~varies] = 1.0
+    for site, own in enumerate(varies):
+        if method == "combat" and own.sum() > 1:
+            count = int((which == site).sum())
+            shift[site, own], scale[site, own] = _shrink(shift[site, own], scale[site, own], count)
+    return dataclasses.replace(
+        effects,
         names=np.concatenate([effects.names, names]),
-        mean=effects.mean,
-        slopes=effects.slopes,
-        deviation=effects.deviation,
         shift=np.concatenate([effects.shift, shift]),
         scale=np.concatenate([effects.scale, scale]),
     )
@@ -125,16 +128,17 @@ def remove_sites(
     which = np.array([places[site] for site in sites.tolist()], dtype=np.int64)
     root = np.sqrt(effects.scale)
     for some, part in _cut(values):
-        standard = _standardise(effects, part, kept, some)
-        changed = (standard - effects.shift[which, some]) / root[which, some] - standard
-        values[:, some] = part + changed * effects.deviation[some]
+        standard, common = _standardise(effects, part, kept, some)
+        standard = (standard - effects.shift[which, some]) / root[which, some]
+        values[:, some] = common + standard * effects.deviation[some]
 
 
-def _standardise(effects: SiteEffects, part: Floats, kept: Floats | None, some: slice) -> Floats:
-    """Centre features (n, some) on what all sites have in common, in units of their deviation; 0 where constant."""
+def _standardise(effects: SiteEffects, part: Floats, kept: Floats | None, some: slice) -> tuple[Floats, Floats]:
+    """Centre features (n, some) on what all sites have in common, in units of their deviation, 0 where constant within
+    sites; also return what was subtracted."""
     common = effects.mean[some] if kept is None else effects.mean[some] + kept @ effects.slopes[:, some]
     deviation = effects.deviation[some]
-    return np.asarray((part - common) / np.where(deviation > 0, deviation, np.inf))
+    return np.asarray((part - common) / np.where(deviation > 0, deviation, np.inf)), common
 
 
 def _cut(values: NDArray[np.floating[Any]]) -> Iterator[tuple[slice, Floats]]:
@@ -160,24 +164,31 @@ class Rotatable(Features, Protocol):
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class HarmonisedFeatures:
     """Features without differences between sites, fitted to the training rows of each span, before covariates are
-    removed. Rows of a site without training rows are adjusted by an estimate from themselves."""
+    removed. Rows of a site without training rows are adjusted by an estimate from themselves.
+
+    With `apart` all test rows are, as a classifier of sites needs: estimates from training rows leave these without
+    the differences that are there by chance, and test rows with the opposite ones.
+    """
 
     name: str
     features: Rotatable
     sites: Labels  # (n,) of rows; those of unknown sites are not in any split
     kept: Floats | None  # (n, k) columns whose linear effects stay in the features
     method: str  # one of `METHODS`
+    apart: bool = False
 
     def compute_span(self, train: Indices, test: Indices, covariates: Floats | None = None) -> Span:
         """Harmonise, then remove covariates (n, c) and rotate as the features themselves do."""
         rows = self.features.take(train, test)
         places = self.sites[train], self.sites[test]
         kept = (None, None) if self.kept is None else (self.kept[train], self.kept[test])
-        effects = fit_sites(rows[0], places[0], kept[0], method=self.method)
-        new = ~np.isin(places[1], effects.names)
-        if new.any():
+        first = second = fit_sites(rows[0], places[0], kept[0], method=self.method)
+        new = ~np.isin(places[1], first.names)
+        if self.apart:
+            second = fit_sites(rows[1], places[1], kept[1], method=self.method)
+        elif new.any():
             own = None if kept[1] is None else kept[1][new]
-            effects = add_sites(effects, rows[1][new], places[1][new], own, method=self.method)
-        for values, sites, columns in zip(rows, places, kept, strict=True):
+            second = add_sites(first, rows[1][new], places[1][new], own, method=self.method)
+        for effects, values, sites, columns in zip((first, second), rows, places, kept, strict=True):
             remove_sites(effects, values, sites, columns)
         return self.features.rotate(*rows, build_covariate_designs(train, test, covariates))

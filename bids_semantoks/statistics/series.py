@@ -1,5 +1,5 @@
-"""Numbers of one run: time courses for figures, weights of its windows, similarity of its tokens. T volumes, P parcels,
-B windows, K patches."""
+"""Numbers of one run: time courses for figures, connectivity, weights of its windows, similarity of its tokens. T
+volumes, P parcels, B windows, K patches."""
 
 from __future__ import annotations
 
@@ -90,3 +90,18 @@ def weigh_runs(seconds: Sequence[float], *, is_weighted: bool) -> Floats:
     """Weight runs (R,) by their seconds of kept data, or equally; the weights sum to 1."""
     weights = np.asarray(seconds if is_weighted else np.ones(len(seconds)), dtype=np.float64)
     return np.asarray(weights / weights.sum())
+
+
+def compute_connectivity(values: Reals) -> Floats:
+    """Correlate parcels (Pearson) over kept volumes: (T, P) -> (P, P); NaN for absent and constant parcels. Dropped
+    rows and absent columns of `values` are NaN."""
+    absent = np.isnan(values).all(axis=0)
+    kept = values[~np.isnan(values[:, ~absent]).any(axis=1)][:, ~absent].astype(np.float64)
+    centred = kept - kept.mean(axis=0)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    # A constant parcel has no correlation, not even with itself.
+    norm[norm == 0] = np.nan
+    unit = centred / norm
+    matrix = np.full((values.shape[1],) * 2, np.nan)
+    matrix[np.ix_(~absent, ~absent)] = np.clip(unit.T @ unit, -1.0, 1.0)
+    return matrix

@@ -94,13 +94,19 @@ class TableFeatures:
         values_test /= scale
         return rotate_table(values_train, values_test)
 
-    def fit_scaling(self, train: Indices, covariates: Floats | None = None) -> tuple[Floats, Scaling]:
-        """Fit what is removed from the features to the training rows; return these (n_train, d), scaled, with it."""
-        mean, deviation = _find_units(train, covariates)
-        design = _build_design(covariates[train] if covariates is not None else None, mean, deviation, len(train))
-        values = np.asarray(self.values[train], dtype=np.float64)
+
+def fit_scaling(values: Floats, covariates: Floats | None = None, *, scales: bool = True) -> Scaling:
+    """Fit what is removed from training rows (n, d), which are changed in place, with covariates (n, c); without
+    `scales` features stay in their units."""
+    mean, deviation = _find_units(np.arange(len(values)), covariates)
+    design = _build_design(covariates, mean, deviation, len(values))
+    if scales:
         coefficients, scale = _scale(values, design)
-        return values, Scaling(mean=mean, deviation=deviation, coefficients=coefficients, scale=scale)
+    else:
+        coefficients, scale = np.linalg.pinv(design) @ values, np.ones(values.shape[1])
+        for some in _cut(values):
+            values[some] -= design[some] @ coefficients
+    return Scaling(mean=mean, deviation=deviation, coefficients=coefficients, scale=scale)
 
 
 def _scale(values: Floats, design: Floats) -> tuple[Floats, Floats]:
@@ -271,29 +277,63 @@ class TangentFeatures:
     def take(self, train: Indices, test: Indices) -> tuple[Floats, Floats]:
         """Compute tangent vectors (rows, k(k+1)/2) of training and test rows at the reference of the former, weighted
         to keep the inner products of the matrices."""
+        whitening, turns, first = self._fit(train)
+        second = _whiten(self.packed[test], whitening)
+        for turn in turns:
+            _turn(second, turn)
+        return _vectorise(first), _vectorise(second)
+
+    def fit_reference(self, train: Indices) -> Floats:
+        """Fit the reference of the training rows, for `project_tangent`: (P, k)."""
+        whitening, turns, _ = self._fit(train)
+        for turn in turns:
+            whitening = whitening @ turn
+        return whitening
+
+    def _fit(self, train: Indices) -> tuple[Floats, list[Floats], Floats]:
+        """Fit components (P, k) and steps (k, k) towards the geometric mean; return the training rows (n, k, k), too,
+        after all of these."""
         values, axes = np.linalg.eigh(_unpack(self.packed[train].mean(axis=0, dtype=np.float64)))
         whitening = axes[:, -self.n_components :] / np.sqrt(values[-self.n_components :])  # (P, k)
-        rows, size = np.concatenate([train, test]), whitening.shape[1]
-        matrices = np.empty((len(rows), size, size))
-        for start in range(0, len(rows), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            matrices[some] = whitening.T @ _unpack(self.packed[rows[some]]) @ whitening
+        matrices, turns = _whiten(self.packed[train], whitening), list[Floats]()
         for _ in range(self.n_steps):
-            total = np.zeros((size, size))
+            total = np.zeros(matrices.shape[1:])
             for start in range(0, len(train), _MANY):
-                found = _map_eigenvalues(matrices[start : min(start + _MANY, len(train))], np.log)
+                found = _map_eigenvalues(matrices[start : start + _MANY], np.log)
                 total = np.add.reduce(np.concatenate([total[None], found]), axis=0)
-            turn = _map_eigenvalues(total / len(train), lambda x: np.exp(-x / 2))
-            for start in range(0, len(rows), _MANY):
-                matrices[start : start + _MANY] = turn @ matrices[start : start + _MANY] @ turn
-        lower = np.tril_indices(size)
-        weight = np.where(lower[0] == lower[1], 1.0, np.sqrt(2.0))
-        vectors = np.empty((len(rows), len(weight)))
-        for start in range(0, len(rows), _MANY):
-            vectors[start : start + _MANY] = (
-                _map_eigenvalues(matrices[start : start + _MANY], np.log)[:, *lower] * weight
-            )
-        return vectors[: len(train)], vectors[len(train) :]
+            turns.append(_map_eigenvalues(total / len(train), lambda x: np.exp(-x / 2)))
+            _turn(matrices, turns[-1])
+        return whitening, turns, matrices
+
+
+def project_tangent(packed: NDArray[np.floating[Any]], reference: Floats) -> Floats:
+    """Compute tangent vectors (n, k(k+1)/2) of covariances (n, e) at a reference (P, k) of `TangentFeatures`."""
+    return _vectorise(_whiten(packed, reference))
+
+
+def _whiten(packed: NDArray[np.floating[Any]], whitening: Floats) -> Floats:
+    """Reduce covariances (n, e) to components (P, k): (n, k, k)."""
+    matrices = np.empty((len(packed), whitening.shape[1], whitening.shape[1]))
+    for start in range(0, len(packed), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        matrices[some] = whitening.T @ _unpack(packed[some]) @ whitening
+    return matrices
+
+
+def _turn(matrices: Floats, turn: Floats) -> None:
+    """Multiply matrices (n, k, k) by another one from both sides, in place."""
+    for start in range(0, len(matrices), _MANY):
+        matrices[start : start + _MANY] = turn @ matrices[start : start + _MANY] @ turn
+
+
+def _vectorise(matrices: Floats) -> Floats:
+    """Convert the logarithms of matrices (n, k, k) to vectors (n, k(k+1)/2) with the same inner products."""
+    lower = np.tril_indices(matrices.shape[1])
+    weight = np.where(lower[0] == lower[1], 1.0, np.sqrt(2.0))
+    vectors = np.empty((len(matrices), len(weight)))
+    for start in range(0, len(matrices), _MANY):
+        vectors[start : start + _MANY] = _map_eigenvalues(matrices[start : start + _MANY], np.log)[:, *lower] * weight
+    return vectors
 
 
 def _unpack(packed: Reals) -> Floats:

@@ -175,18 +175,18 @@ class TeacherStudent(nn.Module):
     ) -> Losses:
         """Compute the losses of a batch over all ranks; arguments as in `Batch`, `ttr_weight` as in `StepSettings`."""
         hidden = self._hide(views, masks, absent)
-        student = self.student(views, hidden)
+        student = self.student(views, hidden)  # (2B, 1 + N*K, D), class token first
         with torch.no_grad():
             teacher = self.teacher(views, absent)
-            teacher_cls = self.teacher_head(teacher.cls)
-        cls = sum_rates(_pair(self.student_head(student.cls)), _pair(teacher_cls))
-        ttr = self._sum_ttr(student.tokens, teacher.tokens, absent) if ttr_weight > 0 else None
+            teacher_cls = self.teacher_head(teacher[:, 0])
+        cls = sum_rates(_pair(self.student_head(student[:, 0])), _pair(teacher_cls))
+        ttr = self._sum_ttr(student, teacher, absent) if ttr_weight > 0 else None
         token = None
         if masks is not None and self.config.token_weight > 0:
             masked = masks if absent is None else masks & ~absent
             with torch.no_grad():
-                wanted = self.teacher_head(teacher.tokens[:, 1:])
-            token = sum_tokens(self.student_head(student.tokens[:, 1:]), wanted, masked.flatten(1))
+                wanted = self.teacher_head(teacher[:, 1:])
+            token = sum_tokens(self.student_head(student[:, 1:]), wanted, masked.flatten(1))
         return self._join(cls, ttr, token, sum_spread(teacher_cls), ttr_weight=ttr_weight)
 
     def _hide(self, views: Tensor, masks: Tensor | None, absent: Tensor | None) -> Tensor:

@@ -37,7 +37,7 @@ from bids_semantoks.training.batches import BatchFeed, BatchOrder, build_schedul
 from bids_semantoks.training.distill import TeacherStudent, build_optimiser, train_step
 from bids_semantoks.training.distributed import Ranks
 from bids_semantoks.training.packed import SignalView
-from bids_semantoks.training.progress import CollapseWatch, Log, Meter
+from bids_semantoks.training.progress import CollapseWatch, Meter, WriteRows
 from bids_semantoks.training.views import ViewCutter
 
 LOGGER = logging.getLogger("bids_semantoks")
@@ -210,14 +210,12 @@ class Pretraining:
             self.scaler.load_state_dict(state.tensors["scaler"])
         LOGGER.info("Resuming from step %d of %d.", self.step, self.schedules.n_steps)
 
-    def run(self, log: Log, request: StopRequest) -> None:
-        """Train to the end; a filled `request` or the time limit saves and stops. Raises TrainingStopped after saving,
-        TrainingDiverged if values are not finite or projections have collapsed (the last good checkpoint is kept), and
-        ResourceError if memory or disk space is insufficient."""
-        if self.ranks.is_first:
-            log.start(self.step)
+    def run(self, write: WriteRows, request: StopRequest) -> None:
+        """Train to the end, handing rows of the training log to `write`; a filled `request` or the time limit saves and
+        stops. Raises TrainingStopped after saving, TrainingDiverged if values are not finite or projections have
+        collapsed (the last good checkpoint is kept), and ResourceError if memory or disk space is insufficient."""
         self._wrap()
-        meter = self._build_meter(log)
+        meter = self._build_meter(write)
         with self._explain_errors():
             for slices in self.feed.stream(self.n_batches, self.plan.n_slices):
                 if self.step == self.schedules.n_steps:
@@ -236,9 +234,9 @@ class Pretraining:
                         hint="Repeat the call to resume.",
                     )
 
-    def _build_meter(self, log: Log) -> Meter:
+    def _build_meter(self, write: WriteRows) -> Meter:
         return Meter(
-            log=log,
+            write=write,
             watch=CollapseWatch(self.module.student.config.head_out, self.order.steps_per_epoch, self.schedules),
             schedules=self.schedules,
             order=self.order,
@@ -313,7 +311,7 @@ class Pretraining:
         return f"The last good checkpoint is {states[-1]}." if states else "No checkpoint was written before."
 
     def _describe_memory(self) -> ResourceError:
-        size, n_ranks = self.order.batch_size, self.ranks.size
+        size, n_ranks = self.plan.recipe.batch_size or 0, self.ranks.size
         n_parts = self.plan.n_slices * n_ranks
         at_once = size // n_parts
         # Only suggest a size that the next call accepts: a batch must be split into equal parts.

@@ -1,5 +1,5 @@
 """Packed signals: a memory-mapped store that grows by segments, larger than memory if need be: float16 to train on, or
-float32 as tables hold them.
+float32 as tables hold them; and embeddings, one volume of float64 each.
 
 Legend: R runs, T volumes of a run, P parcels.
 """
@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from bids_semantoks.disk import is_left_behind, remove_leftovers, tag_owner
 from bids_semantoks.errors import InputError
 from bids_semantoks.files import open_atomic, read_json, write_text
-from bids_semantoks.records import Bools, Indices
+from bids_semantoks.records import Bools, Indices, Reals
 
 FORMAT: Final = "bids_semantoks signals 2"
 _SEGMENT_BYTES: Final = 2**30
-_ENDINGS: Final = {"<f2": ".f16", "<f4": ".f32"}
+_ENDINGS: Final = {"<f2": ".f16", "<f4": ".f32", "<f8": ".f64"}
 _COLUMNS: Final = ("key", "participant", "n_volumes", "repetition_time", "crc32", "present")
 _REMEDY: Final = "Delete the directory; it will be recreated from the signals."
 
@@ -44,7 +44,7 @@ class PackedRun:
     participant: str  # label
     repetition_time: float  # seconds, of the source
     # (T, P); to train on z-scored, at the encoder's repetition time, absent parcels zero
-    values: NDArray[np.float32]
+    values: Reals
     present: Bools  # (P,) parcels that have a signal
 
 
@@ -91,6 +91,13 @@ class SignalStore:
         while n_added := self._add_segment(pending, segment_bytes):
             n_packed += n_added
         return n_packed
+
+    def fill(self, keys: Sequence[str], read: Callable[[list[str]], Iterable[PackedRun]]) -> SignalView:
+        """Pack what is missing of `keys`, as `read` finds it, and select all of them, in this order."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.remove_orphans()
+        self.add(read([key for key in dict.fromkeys(keys) if key not in self]))
+        return self.select(keys)
 
     def remove_orphans(self) -> None:
         """Remove leftovers of killed calls: partial segments, and segments without their index."""

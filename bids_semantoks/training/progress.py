@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -29,14 +29,8 @@ _LOG_ROWS: Final = 5000
 _MOST_SKIPPED: Final = 50
 
 
-class Log(Protocol):
-    """The table that the loop fills."""
-
-    def start(self, step: int) -> None:
-        """Begin the table, or keep its rows up to a step."""
-
-    def append(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Append rows."""
+#: Takes rows of the training log.
+WriteRows = Callable[[Sequence[Mapping[str, float]]], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +42,7 @@ class Meter:
     is_first: bool  # whether this process writes
     flush_every: int  # steps whose reports are read together, since reading waits for the device
     describe_last: Callable[[], str]  # describes where the last good checkpoint is
-    log: Log
+    write: WriteRows
     watch: CollapseWatch
     n_skipped: int = 0
     _waiting: list[tuple[int, StepSettings, bool, Tensor]] = field(default_factory=list)
@@ -86,7 +80,7 @@ class Meter:
                     rows.append(latest)
         self._waiting.clear()
         if self.is_first:
-            self.log.append(rows)
+            self.write(rows)
             if latest:
                 self._say(latest)
 

@@ -13,7 +13,7 @@ import torch
 from bids_semantoks.config import EncoderConfig, TrainingConfig, to_json
 from bids_semantoks.models.encoder import build_encoder, build_head
 from bids_semantoks.models.parcels import NetworkLayout
-from bids_semantoks.pretraining.card import TrainingLog
+from bids_semantoks.pretraining.card import append_log, start_log
 from bids_semantoks.training.distill import TeacherStudent
 from bids_semantoks.training.distributed import Ranks, join_ranks, sum_over_ranks
 from bids_semantoks.training.loop import Pretraining, TrainingPlan, watch_signals
@@ -85,14 +85,17 @@ def main() -> None:
         pause_at = options.pop("pause_at", None)
         training = build_training(directory, view, ranks=ranks, recipe=recipe, **options)
 
-        class Log(TrainingLog):
-            def append(self, rows):
-                super().append(rows)
-                print(training.step, flush=True)
-                if training.step == pause_at:
-                    sys.stdin.readline()
+        path = directory / "training_log.tsv"
 
-        training.run(Log(directory / "training_log.tsv"), request)
+        def write(rows):
+            append_log(path, rows)
+            print(training.step, flush=True)
+            if training.step == pause_at:
+                sys.stdin.readline()
+
+        if ranks.is_first:
+            start_log(path, training.step)
+        training.run(write, request)
         torch.save(training.module.state_dict(), directory / f"weights-{ranks.rank}.pt")
 
 

@@ -348,3 +348,13 @@ def test_the_atlas_of_a_layout_lies_beside_it(tmp_path: Path) -> None:
     touch(tmp_path, "mine.tsv")
     assert load_layout(write_layout(tmp_path, atlas="mine.tsv")).atlas == str(tmp_path / "mine.tsv")
     assert load_layout(write_layout(tmp_path, atlas="Schaefer400")).atlas == "Schaefer400"
+
+
+def test_what_a_mac_leaves_beside_a_file_is_passed_over(tmp_path: Path) -> None:
+    run = {**OWN["runs"][0], "bold": "data/{participant}/*_{acquisition}.nii", "confounds": "data/{participant}/*.par"}
+    layout = write_layout(tmp_path, runs=[run])
+    root = touch(tmp_path / "lab", *(f"data/s1/{name}" for name in ("x_a.nii", "._x_a.nii", "m.par", "._m.par")))
+    (found,) = runs_of(root, layout=layout)
+    assert found.bold.name == "x_a.nii"
+    assert found.confounds is not None
+    assert found.confounds.name == "m.par"

@@ -142,7 +142,7 @@ def test_unnamed_networks_keep_the_order_of_their_parcels(content, save):
     loaded = load_encoder(save({"model_state_dict": state}))
     assert loaded.layout.parcels is None
     assert loaded.layout.counts == (77, 61, 46, 47, 26, 52, 91, 50, 7)
-    assert loaded.encoder(torch.randn(2, 457, 100)).tokens.shape == (2, 46, 64)
+    assert loaded.encoder(torch.randn(2, 457, 100)).shape == (2, 46, 64)
 
 
 @pytest.mark.parametrize(

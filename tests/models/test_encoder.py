@@ -39,13 +39,13 @@ def test_teacher_tokens(parity_encoder, golden, mask):
     masked = None if mask == "none" else torch.from_numpy(golden[f"mask_{mask}"])
     with torch.inference_mode():
         output = parity_encoder.encoder(torch.from_numpy(golden["x"]), masked)
-    np.testing.assert_allclose(output.tokens.numpy(), golden[f"tokens_{mask}"], rtol=0, atol=TOLERANCE)
-    np.testing.assert_allclose(output.cls.numpy(), golden[f"cls_{mask}"], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(output.numpy(), golden[f"tokens_{mask}"], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(output[:, 0].numpy(), golden[f"cls_{mask}"], rtol=0, atol=TOLERANCE)
 
 
 def test_student_tokens(student, golden):
     with torch.inference_mode():
-        tokens = student[0](torch.from_numpy(golden["x"])).tokens
+        tokens = student[0](torch.from_numpy(golden["x"]))
     np.testing.assert_allclose(tokens.numpy(), golden["student_tokens"], rtol=0, atol=TOLERANCE)
 
 
@@ -53,7 +53,7 @@ def test_heads(student, parity_encoder, golden):
     encoder, head = student
     x = torch.from_numpy(golden["x"])
     with torch.inference_mode():
-        ours = head(encoder(x).cls), parity_encoder.head(parity_encoder.encoder(x).cls)
+        ours = head(encoder(x)[:, 0]), parity_encoder.head(parity_encoder.encoder(x)[:, 0])
     np.testing.assert_allclose(ours[0].numpy(), golden["student_proj_cls"], rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(ours[1].numpy(), golden["teacher_proj_cls"], rtol=0, atol=TOLERANCE)
 
@@ -173,16 +173,16 @@ def test_no_control_flow_depends_on_values(small_config, small_layout):
     encoder = Encoder(small_config, small_layout).to("meta")
     with torch.device("meta"):
         output = encoder(torch.empty(2, 13, 40), torch.empty(2, 3, 2, dtype=torch.bool))
-    assert output.tokens.shape == (2, 7, 64)
-    assert output.tokens.is_meta
+    assert output.shape == (2, 7, 64)
+    assert output.is_meta
 
 
 def test_bfloat16_stays_close_and_trains(small_config, small_layout):
     encoder = build_encoder(small_config, small_layout, 0)
     x = torch.randn(2, 13, 40)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = encoder(x).tokens
-    assert float((tokens.float() - encoder(x).tokens).detach().abs().max()) < 0.1
+        tokens = encoder(x)
+    assert float((tokens.float() - encoder(x)).detach().abs().max()) < 0.1
     tokens.float().pow(3).sum().backward()
     assert bool(encoder.tokenizer.networks[0].branches["structured"].kernels.grad.isfinite().all())
 

@@ -48,7 +48,7 @@ def noise(*shape, seed=0):
 def expected_vectors(loaded, values, mask=None):
     """Straight from the encoder: mean of all tokens but the first, then the first."""
     with torch.inference_mode():
-        tokens = loaded.encoder(torch.from_numpy(values.transpose(0, 2, 1).copy()), mask).tokens.numpy()
+        tokens = loaded.encoder(torch.from_numpy(values.transpose(0, 2, 1).copy()), mask).numpy()
     return np.concatenate([tokens[:, 1:].mean(1), tokens[:, 0]], axis=1)
 
 

@@ -5,15 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bids_semantoks.config import EncoderConfig
-from bids_semantoks.errors import ModelError
+from bids_semantoks.config import EncoderConfig, to_json
+from bids_semantoks.errors import ConfigurationError, ModelError
 from bids_semantoks.models.parcels import (
     NetworkLayout,
     build_layout,
     choose_layout,
     default_layout,
     layout_from_json,
-    layout_to_json,
     match_parcels,
     token_rows,
 )
@@ -71,7 +70,7 @@ def test_build_layout_needs_a_network():
 
 
 def test_layout_survives_json(small_layout):
-    assert layout_from_json(layout_to_json(small_layout)) == small_layout
+    assert layout_from_json(to_json(small_layout)) == small_layout
 
 
 @pytest.mark.parametrize(
@@ -82,13 +81,14 @@ def test_layout_survives_json(small_layout):
         ({"network_names": ["A", "A", "B"]}, "network names must be unique, found A, A, B"),
         ({"parcels": ["x", "y"]}, "2 parcel names but 3 networks"),
         ({"parcels": ["x", "y", "x"]}, "found twice: x"),
-        ({"networks": [0, 1, "2"]}, "list of"),
-        ({"parcels": "xyz"}, "list of names or null"),
+        ({"networks": [0, 1, "2"]}, "networks must be int, found '2'"),
+        ({"networks": 3}, "networks must be a list, found 3"),
+        ({"parcels": "xyz"}, "1 parcel names but 3 networks"),
     ],
 )
 def test_bad_layouts_are_refused(changes, message):
     good = {"network_names": ["A", "B", "C"], "networks": [0, 1, 2], "parcels": None}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, ConfigurationError), match=message):
         layout_from_json({**good, **changes})
 
 

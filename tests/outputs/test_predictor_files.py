@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from bids_semantoks.outputs.predictor_files import (
     SavedPredictor,
     ScoreFacts,
     read_predictor,
+    write_predicted,
     write_predictor,
 )
 from bids_semantoks.statistics.portable import fit_predictor
@@ -58,7 +61,7 @@ def saved():
         ranges=(RangeFacts(name="mean_fd", low=0.1, high=0.2),),
         site_column="",
         sites=(),
-        probing={},
+        options={},
         software={},
     )
     return SavedPredictor(facts=facts, linear=linear, truth=target.values, scores=scores, positions=positions)
@@ -92,6 +95,15 @@ def test_a_predictor_is_read_as_it_was_written(saved, tmp_path):
         (lambda facts: facts.update(format_version=99), "99"),
         (lambda facts: facts.update(secret=1), "secret"),
         (lambda facts: facts.update(tensors_sha256="0"), "SHA-256"),
+        (lambda facts: facts.update(model="pearson"), "expected finite float64"),
+        (lambda facts: facts.update(model="tangent"), "model.reference"),
+        (lambda facts: facts["scores"][0].update(metric="<b>"), "metric"),
+        (lambda facts: facts["scores"][0].update(value=float("nan")), "finite"),
+        (lambda facts: facts.update(n_participants=10**250), "participants"),
+        (lambda facts: facts.update(n_participants=10**400), "n_participants must be int"),
+        (lambda facts: facts.update(n_participants=True), "n_participants must be int"),
+        (lambda facts: facts.update(parcels={"p": 1}), "parcels"),
+        (lambda facts: facts.update(phenotype=None), "phenotype"),
     ],
 )
 def test_facts_that_do_not_fit_are_refused(saved, tmp_path, change, word):
@@ -128,6 +140,15 @@ def test_tensors_that_do_not_fit_are_refused(saved, tmp_path, change, word):
         read_predictor(tmp_path)
 
 
+def test_names_that_are_spelt_alike_get_tables_of_their_own(saved, tmp_path):
+    paths = [
+        write_predicted(tmp_path, name, ["1"], {"prediction": ["a"]}, saved.facts) for name in ("ab", "a.b", "a b", "ä")
+    ]
+    assert len(set(paths)) == 4
+    assert paths[0].name == "abPredicted.tsv"
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*\.tsv", path.name) for path in paths)
+
+
 def test_other_files_are_refused_and_never_executed(saved, tmp_path, monkeypatch):
     class Hostile:
         def __reduce__(self):
@@ -143,6 +164,10 @@ def test_other_files_are_refused_and_never_executed(saved, tmp_path, monkeypatch
         with pytest.raises(ModelError, match="damaged"):
             read_predictor(tmp_path)
     assert not (tmp_path / "ran").exists()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match="not found"):
+        read_predictor(tmp_path)
     (tmp_path / "predictor.json").write_text("[" * 100_000)
     with pytest.raises(ModelError, match="nested"):
         read_predictor(tmp_path)

@@ -14,7 +14,7 @@ from helpers.browser import open_browser, open_page
 
 from bids_semantoks.errors import RunFailed, RunSkipped
 from bids_semantoks.quality import cohort
-from bids_semantoks.quality.limits import REMEDIES
+from bids_semantoks.quality.run_qc import REMEDIES
 from bids_semantoks.reports.cohort_page import find_suffix, render_page
 
 SUFFIX = "_space-MNI152NLin2009cAsym_atlas-Schaefer400Tian3Buckner7"

@@ -1,13 +1,25 @@
 """What the page of a run draws: built from signals, written once, read back."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from bids_semantoks.records import FilteredMotion, ParcelSignals
-from bids_semantoks.reports.palette_images import ABSENT, GREYS, RED_BLUE, from_base64
-from bids_semantoks.reports.run_data import average_blocks, build_run_data, sort_by_network
-from bids_semantoks.statistics.baselines import compute_connectivity
-from bids_semantoks.statistics.series import zscore_rows
+from bids_semantoks.reports.run_data import (
+    ABSENT,
+    COVERAGE,
+    GREYS,
+    RED_BLUE,
+    average_blocks,
+    build_run_data,
+    from_base64,
+    sort_by_network,
+    to_base64,
+)
+from bids_semantoks.statistics.series import compute_connectivity, zscore_rows
 
 P, T = 13, 41
 NETWORKS = ("Cont", "Vis", "", "Other", "Vis", "Limbic", "Vis", "Cont", "", "Other", "Vis", "Limbic", "Default")
@@ -127,3 +139,31 @@ def test_slices_have_the_colours_of_coverage():
     image = from_base64(data["slices"]["image"])
     assert data["slices"]["size"] == [image.shape[1], image.shape[0]]
     assert set(np.unique(image)) == {0, ABSENT, 1 + int(0.3 * (ABSENT - 1))}
+
+
+@pytest.mark.parametrize("palette", [GREYS, RED_BLUE, COVERAGE])
+@pytest.mark.parametrize("shape", [(3, 4), (5, 7), (1, 1), (40, 33)])
+def test_images_are_read_back_by_us_and_by_others(palette, shape):
+    image = np.random.default_rng(1).integers(0, len(palette.colours) + 1, shape).astype(np.uint8)
+    text = to_base64(image, palette.colours)
+    np.testing.assert_array_equal(from_base64(text), image)
+    seen = np.array(Pillow.open(io.BytesIO(base64.b64decode(text))).convert("RGBA"))
+    colours = np.array([list(bytes.fromhex(one)) for one in palette.colours])
+    there = image > 0
+    np.testing.assert_array_equal(seen[..., 3], np.where(there, 255, 0))
+    np.testing.assert_array_equal(seen[there][:, :3], colours[image[there] - 1])
+
+
+def test_values_keep_half_a_step():
+    values = np.append(np.linspace(-1, 1, 101), np.nan)
+    image = RED_BLUE.quantise(values)
+    assert image[-1] == 0
+    restored = RED_BLUE.restore(image)
+    assert np.isnan(restored[-1])
+    assert np.abs(restored[:-1] - values[:-1]).max() <= 1 / len(RED_BLUE.colours) + 1e-9
+    # Zero has the colour in the middle, which is nearly white.
+    assert RED_BLUE.colours[int(RED_BLUE.quantise(np.zeros(1))[0]) - 1] == "f7f6f6"
+
+
+def test_values_beyond_the_range_have_its_last_colour():
+    assert GREYS.quantise(np.array([-9.0, 9.0])).tolist() == [1, len(GREYS.colours)]

@@ -36,7 +36,7 @@ def build_noisy_worker():
 
 def test_records_of_worker_processes_reach_the_parent(caplog, capfd):
     with caplog.at_level(logging.DEBUG):
-        results = dict(processes.run_jobs(build_noisy_worker, (), [5, 7, 9], n_procs=2))
+        results = dict(processes.run_jobs(build_noisy_worker, [5, 7, 9], n_procs=2))
     assert results == {0: 5, 1: 7, 2: 9}
     for job in (5, 7, 9):
         for text in (f"detail {job}", f"library {job}", f"python {job}", f"ZeroDivisionError: zero {job}"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def build_worker(offset):
 @pytest.mark.parametrize("n_procs", [1, 2])
 def test_results_belong_to_their_jobs(n_procs):
     jobs = list(range(7))
-    results = dict(processes.run_jobs(build_worker, (100,), jobs, n_procs=n_procs))
+    results = dict(processes.run_jobs(partial(build_worker, 100), jobs, n_procs=n_procs))
     assert {i: value for i, (value, _) in results.items()} == {i: i + 100 for i in jobs}
     used = {process for _, process in results.values()}
     assert (used == {os.getpid()}) == (n_procs == 1)
@@ -38,7 +39,7 @@ def test_results_belong_to_their_jobs(n_procs):
 
 def test_a_killed_process_costs_one_job():
     jobs = [1, "die", 2, 3, "die"]
-    results = dict(processes.run_jobs(build_worker, (0,), jobs, n_procs=2))
+    results = dict(processes.run_jobs(partial(build_worker, 0), jobs, n_procs=2))
     assert sorted(results) == [0, 1, 2, 3, 4]
     for i, job in enumerate(jobs):
         if job == "die":
@@ -67,7 +68,7 @@ def test_a_process_killed_as_it_answers_costs_one_job_and_none_of_its_log(caplog
     jobs = [1, "answer", 2, "answer", 3]
     results = {}
     with caplog.at_level(logging.INFO):
-        for i, result in processes.run_jobs(build_speaking_worker, (), jobs, n_procs=2):
+        for i, result in processes.run_jobs(build_speaking_worker, jobs, n_procs=2):
             results[i] = result
             assert f"did {jobs[i]}" in caplog.messages
     assert [isinstance(results[i], processes.WorkerDied) for i in range(5)] == [job == "answer" for job in jobs]
@@ -90,7 +91,7 @@ def build_half_answering_worker():
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_a_process_killed_in_the_middle_of_its_answer_costs_one_job():
-    results = dict(processes.run_jobs(build_half_answering_worker, (), [1, "half", 2], n_procs=2))
+    results = dict(processes.run_jobs(build_half_answering_worker, [1, "half", 2], n_procs=2))
     assert isinstance(results[1], processes.WorkerDied)
     assert (results[0], results[2]) == (1, 2)
 
@@ -98,7 +99,7 @@ def test_a_process_killed_in_the_middle_of_its_answer_costs_one_job():
 @pytest.mark.parametrize("n_procs", [1, 2])
 def test_an_error_in_a_worker_is_raised_here(n_procs):
     with pytest.raises(TypeError, match="unsupported operand"):
-        list(processes.run_jobs(build_worker, ("text",), [1, 2, 3], n_procs=n_procs))
+        list(processes.run_jobs(partial(build_worker, "text"), [1, 2, 3], n_procs=n_procs))
 
 
 @pytest.mark.parametrize("n_procs", [1, 2])
@@ -106,7 +107,7 @@ def test_no_job_is_begun_once_no_more_are_wanted(n_procs):
     """What is in progress is finished: with two processes one other job, at most, was given out before the answer."""
     done = []
     for i, _ in processes.run_jobs(
-        build_worker, (0,), list(range(9)), n_procs=n_procs, is_wanted=lambda: len(done) < 3
+        partial(build_worker, 0), list(range(9)), n_procs=n_procs, is_wanted=lambda: len(done) < 3
     ):
         done.append(i)
     assert 3 <= len(done) < 3 + n_procs
@@ -130,7 +131,7 @@ def build_holding_worker(folder):
 
 
 def test_processes_that_are_ended_take_away_what_is_half_done(tmp_path):
-    results = processes.run_jobs(build_holding_worker, (tmp_path,), ["hold", "follow", "follow"], n_procs=2)
+    results = processes.run_jobs(partial(build_holding_worker, tmp_path), ["hold", "follow", "follow"], n_procs=2)
     assert next(results) == (1, "follow")
     assert (tmp_path / "half").exists()
     results.close()
@@ -228,7 +229,7 @@ def test_processes_in_long_computations_are_ended_within_five_seconds(tmp_path):
     watch.start()
     try:
         with pytest.raises(TimeoutError):
-            list(processes.run_jobs(build_deaf_worker, (tmp_path,), range(2), n_procs=2))
+            list(processes.run_jobs(partial(build_deaf_worker, tmp_path), range(2), n_procs=2))
     finally:
         signal.signal(signal.SIGUSR2, before)
         watch.join()
@@ -237,9 +238,10 @@ def test_processes_in_long_computations_are_ended_within_five_seconds(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
 def test_processes_do_not_outlive_a_parent_that_was_killed(tmp_path):
-    code = "import sys; from pathlib import Path; from runtime.test_processes import build_deaf_worker as build\n"
+    code = "import sys; from functools import partial; from pathlib import Path\n"
+    code += "from runtime.test_processes import build_deaf_worker as build\n"
     code += "from bids_semantoks.runtime.processes import run_jobs\n"
-    code += "if __name__ == '__main__': list(run_jobs(build, (Path(sys.argv[1]),), [1, 2], n_procs=2))"
+    code += "if __name__ == '__main__': list(run_jobs(partial(build, Path(sys.argv[1])), [1, 2], n_procs=2))"
     script = tmp_path / "script.py"
     script.write_text(code)
     (folder := tmp_path / "workers").mkdir()
@@ -265,7 +267,7 @@ def test_a_process_that_used_up_its_cpu_time_ends_the_call():
     before = signal.signal(signal.SIGXCPU, stop)
     try:
         with pytest.raises(TimeoutError):
-            list(processes.run_jobs(build_exhausted_worker, (), [1, 2], n_procs=2))
+            list(processes.run_jobs(build_exhausted_worker, [1, 2], n_procs=2))
     finally:
         signal.signal(signal.SIGXCPU, before)
 
@@ -273,9 +275,9 @@ def test_a_process_that_used_up_its_cpu_time_ends_the_call():
 def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import operator\n"
+        "import functools, operator\n"
         "from bids_semantoks.runtime.processes import run_jobs\n"
-        "print('once', sorted(run_jobs(operator.itemgetter, (0,), ['ab', 'cd'], n_procs=2)))\n"
+        "print('once', sorted(run_jobs(functools.partial(operator.itemgetter, 0), ['ab', 'cd'], n_procs=2)))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("once [(0, 'a'), (1, 'c')]\n", "")

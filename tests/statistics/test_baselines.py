@@ -5,7 +5,6 @@ import pytest
 
 from bids_semantoks.statistics.baselines import (
     build_connectivity_features,
-    compute_connectivity,
     compute_correlations,
     compute_covariance,
     compute_moments,
@@ -52,28 +51,3 @@ def test_absent_parcels_and_dropped_volumes_are_neutral():
 
 
 T, P = 30, 6
-
-
-@pytest.fixture
-def values():
-    """Signals whose first and eighth volumes are dropped and whose parcel 3 is absent."""
-    found = np.random.default_rng(1).standard_normal((T, P)).astype(np.float32)
-    found[[0, 7]] = np.nan
-    found[:, 3] = np.nan
-    return found
-
-
-def test_connectivity_uses_kept_rows_and_present_parcels(values):
-    matrix = compute_connectivity(values)
-    kept = np.delete(values, [0, 7], axis=0).astype(np.float64)
-    others = [p for p in range(P) if p != 3]
-    np.testing.assert_allclose(matrix[np.ix_(others, others)], np.corrcoef(kept[:, others].T), atol=1e-12)
-    assert np.isnan(matrix[3]).all()
-    assert np.isnan(matrix[:, 3]).all()
-
-
-def test_constant_parcel_has_no_correlation(values):
-    values[~np.isnan(values[:, 0]), 5] = 2.0
-    matrix = compute_connectivity(values)
-    assert np.isnan(matrix[5]).all()
-    assert not np.isnan(matrix[0, 1])

@@ -1,11 +1,17 @@
 """ComBat against the published equations, and what its folds may know."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from bids_semantoks.statistics.targets import build_class_target
 from scipy.linalg import expm
 
 from bids_semantoks.statistics.harmonise import HarmonisedFeatures, add_sites, fit_sites, remove_sites
+from bids_semantoks.statistics.linear import cross_validate
+from bids_semantoks.statistics.metrics import compute_fold_scores
 from bids_semantoks.statistics.spans import TableFeatures, TangentFeatures, WideFeatures
+from bids_semantoks.statistics.splits import build_splits
 
 #: Adjusted rows by neuroHarmonize 2.5.2 with its estimates iterated to 1e-10: the first two of those it was fitted to,
 #: and the last two of the others, four features each.
@@ -87,25 +93,56 @@ def test_constant_features_stay_and_a_single_site_changes_nothing():
     before = values.copy()
     remove_sites(fit_sites(values, np.full(60, "a")), values, np.full(60, "a"))
     # ComBat scales by n, and the variance of a site by n - 1.
-    np.testing.assert_allclose((values - before.mean(axis=0)) * np.sqrt(60 / 59), before - before.mean(axis=0))
+    change = (values - before.mean(axis=0)) * np.sqrt(60 / 59)
+    np.testing.assert_allclose(change, before - before.mean(axis=0), atol=1e-14)
+
+
+@pytest.mark.parametrize("method", ["combat", "mean_scale"])
+def test_a_feature_that_is_constant_at_a_site_takes_the_common_mean_there(method):
+    values, sites, _, _ = make_rows()
+    # Parcels outside the images of a site, and a number of volumes that each site has its own of.
+    values[sites == "b", 3], values[sites == "b", 5] = 0.1, 0.0
+    own = np.column_stack([values, np.select([sites == "a", sites == "b"], [150.0, 196.1], 240.0)])
+    found = own.copy()
+    remove_sites(fit_sites(found, sites, method=method), found, sites)
+    assert np.ptp(found[sites == "b"][:, [3, 5]], axis=0).max() < 1e-12
+    np.testing.assert_allclose(found[sites == "b"][0, [3, 5]], own.mean(axis=0)[[3, 5]], atol=1e-12)
+    assert np.ptp(found[:, -1]) < 1e-12
+    # Other features are harmonised as without them.
+    others = np.delete(values, [3, 5], axis=1)
+    remove_sites(fit_sites(others, sites, method=method), others, sites)
+    np.testing.assert_allclose(np.delete(found[:, :-1], [3, 5], axis=1)[sites == "b"], others[sites == "b"], atol=1e-12)
+
+
+def build_features(kind, values):
+    if kind != "tangent":
+        kinds = {"table": TableFeatures, "wide": WideFeatures}
+        return kinds[kind](name="x", values=values.astype(np.float32))
+    lower, symmetric = np.tril_indices(3), np.zeros((len(values), 3, 3))
+    symmetric[:, *lower] = symmetric[:, *lower[::-1]] = 0.2 * values
+    return TangentFeatures(name="x", packed=expm(symmetric)[:, *lower].astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["table", "wide", "tangent"])
 def test_test_rows_change_nothing_but_themselves(kind):
     values, sites, kept, tested = make_rows(d=6)
     train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
-    features = {"table": TableFeatures, "wide": WideFeatures}.get(kind)
-    if features is None:
-        lower, symmetric = np.tril_indices(3), np.zeros((60, 3, 3))
-        symmetric[:, *lower] = symmetric[:, *lower[::-1]] = 0.2 * values
-        inner = TangentFeatures(name="x", packed=expm(symmetric)[:, *lower].astype(np.float32))
-    else:
-        inner = features(name="x", values=values.astype(np.float32))
-    shared = {"name": "x", "features": inner, "kept": kept, "method": "combat"}
-    span = HarmonisedFeatures(sites=sites, **shared).compute_span(train, test)
-    fewer = HarmonisedFeatures(sites=sites, **shared).compute_span(train, test[::2])
+    inner = build_features(kind, values)
+    shared = {"name": "x", "sites": sites, "kept": kept, "method": "combat"}
+    span = HarmonisedFeatures(features=inner, **shared).compute_span(train, test)
+    fewer = HarmonisedFeatures(features=inner, **shared).compute_span(train, test[::2])
     np.testing.assert_allclose(fewer.train, span.train, rtol=1e-7)
     np.testing.assert_allclose(fewer.test, span.test[::2], atol=1e-7)
+    # Neither estimates nor axes know the values of test rows, so the penalty that inner folds choose cannot.
+    others = build_features(kind, np.where(tested[:, None], 5 - 2 * values, values))
+    for apart in (False, True):
+        one, other = (
+            HarmonisedFeatures(features=features, apart=apart, **shared).compute_span(train, test)
+            for features in (inner, others)
+        )
+        np.testing.assert_array_equal(one.train, other.train)
+        np.testing.assert_array_equal(one.train, span.train)
+        assert not np.allclose(one.test, other.test)
     alike = HarmonisedFeatures(name="x", features=inner, sites=sites, kept=None, method="mean_scale")
     found = alike.compute_span(train, test).train
     for site in "abc":
@@ -119,3 +156,35 @@ def test_rows_of_a_table_stay_as_they_are():
     own = HarmonisedFeatures(name="x", features=features, sites=sites, kept=None, method="mean_scale")
     own.compute_span(np.flatnonzero(~tested), np.flatnonzero(tested))
     np.testing.assert_array_equal(values, before)
+
+
+def score_sites(size, method, seed):
+    """Balanced accuracies of a classifier of four sites that differ by `size`: before and after harmonisation, each
+    half by itself, and after with estimates from training rows alone."""
+    rng, sites = np.random.default_rng(seed), np.repeat(["a", "b", "c", "d"], 60)
+    which = np.repeat(np.arange(4), 60)
+    scale, shift = np.exp(0.3 * size * rng.normal(size=(4, 40))), size * rng.normal(size=(4, 40))
+    values = (rng.normal(size=(240, 40)) * scale[which] + shift[which]).astype(np.float32)
+    plain, target = TableFeatures(name="x", values=values), build_class_target("site", sites.tolist())
+    own = HarmonisedFeatures(name="x", features=plain, sites=sites, kept=None, method=method)
+    splits = build_splits(target.compute_strata(), n_repeats=1, n_folds=2)
+    models = plain, dataclasses.replace(own, apart=True), own
+    found = [cross_validate(one, target, splits) for one in models]
+    return [float(np.mean(compute_fold_scores(one, "balanced_accuracy"))) for one in found]
+
+
+def test_a_classifier_of_sites_is_at_chance_where_sites_do_not_differ():
+    before, apart, together = np.mean([score_sites(0.0, "combat", seed) for seed in range(8)], axis=0)
+    assert before == pytest.approx(0.25, abs=0.03)
+    assert apart == pytest.approx(0.25, abs=0.03)
+    # Why halves are harmonised apart: else training rows teach the opposite of what is true by chance.
+    assert together < 0.22
+
+
+def test_a_classifier_of_sites_is_near_chance_after_harmonisation():
+    before, apart, _ = np.mean([score_sites(0.8, "combat", seed) for seed in range(4)], axis=0)
+    assert before > 0.95
+    assert 0.25 < apart < 0.4  # 30 rows of a site leave a part of its shift to the prior
+    before, apart, _ = score_sites(0.8, "mean_scale", 0)
+    assert before > 0.95
+    assert apart == pytest.approx(0.25, abs=0.01)

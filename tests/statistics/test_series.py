@@ -5,6 +5,7 @@ import pytest
 
 from bids_semantoks.statistics.series import (
     compare_tokens,
+    compute_connectivity,
     compute_cosines,
     compute_dvars,
     compute_global,
@@ -89,3 +90,28 @@ def test_the_published_protocol_weighs_all_alike():
     np.testing.assert_allclose(weigh_windows(np.array([1.0, 0.24]), None), [0.5, 0.5])
     np.testing.assert_allclose(weigh_runs([100.0, 1200.0], is_weighted=False), [0.5, 0.5])
     np.testing.assert_allclose(weigh_runs([100.0, 300.0], is_weighted=True), [0.25, 0.75])
+
+
+@pytest.fixture
+def values():
+    """Signals whose first and eighth volumes are dropped and whose parcel 3 is absent."""
+    found = np.random.default_rng(1).standard_normal((T, P)).astype(np.float32)
+    found[[0, 7]] = np.nan
+    found[:, 3] = np.nan
+    return found
+
+
+def test_connectivity_uses_kept_rows_and_present_parcels(values):
+    matrix = compute_connectivity(values)
+    kept = np.delete(values, [0, 7], axis=0).astype(np.float64)
+    others = [p for p in range(P) if p != 3]
+    np.testing.assert_allclose(matrix[np.ix_(others, others)], np.corrcoef(kept[:, others].T), atol=1e-12)
+    assert np.isnan(matrix[3]).all()
+    assert np.isnan(matrix[:, 3]).all()
+
+
+def test_constant_parcel_has_no_correlation(values):
+    values[~np.isnan(values[:, 0]), 5] = 2.0
+    matrix = compute_connectivity(values)
+    assert np.isnan(matrix[5]).all()
+    assert not np.isnan(matrix[0, 1])

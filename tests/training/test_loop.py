@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from helpers.training_driver import build_training, write_store
 
 from bids_semantoks.config import TrainingConfig
 from bids_semantoks.errors import ConfigurationError, ResourceError, TrainingDiverged, TrainingStopped
-from bids_semantoks.pretraining.card import TrainingLog, read_training_log
+from bids_semantoks.pretraining.card import append_log, read_training_log, start_log
 from bids_semantoks.training import loop
 from bids_semantoks.training.batches import build_schedules, choose_batch_size
 from bids_semantoks.training.distributed import Ranks
@@ -58,8 +59,13 @@ def train(directory: Path, *, view=None, request=None, recipe=None, **plan):
         recipe=TrainingConfig(**(RECIPE | (recipe or {}))),
         **plan,
     )
-    training.run(TrainingLog(directory / "training_log.tsv"), request or StopRequest())
+    run(training, directory / "training_log.tsv", request)
     return training
+
+
+def run(training, path, request=None):
+    start_log(path, training.step)
+    training.run(partial(append_log, path), request or StopRequest())
 
 
 def weights(training):
@@ -185,7 +191,7 @@ def test_steps_skipped_by_float16_move_nothing(tmp_path):
         tmp_path, write_store(tmp_path / "signals"), recipe=TrainingConfig(**RECIPE), precision="fp16"
     )
     training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    training.run(TrainingLog(tmp_path / "log.tsv"), StopRequest())
+    run(training, tmp_path / "log.tsv")
     assert training.step == N_STEPS
     assert training.n_batches > N_STEPS
     log = read_training_log(tmp_path / "log.tsv")
@@ -204,7 +210,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_step(tmp_path):
         training.module.student.class_token[3] = math.nan
     (before,) = find_states(tmp_path / "checkpoints")
     with pytest.raises(TrainingDiverged, match=f"loss became nan at step 2. The last good checkpoint is {before}") as e:
-        training.run(TrainingLog(tmp_path / "training_log.tsv"), StopRequest())
+        run(training, tmp_path / "training_log.tsv")
     assert e.value.exit_code == 9
     assert find_states(tmp_path / "checkpoints") == [before]
     assert read_training_log(tmp_path / "training_log.tsv")["step"].tolist() == [1]

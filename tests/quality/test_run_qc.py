@@ -14,7 +14,7 @@ from bids_semantoks.errors import ConfigurationError
 from bids_semantoks.files import write_records
 from bids_semantoks.outputs.store import OutputPaths, StoredRun
 from bids_semantoks.quality.fit import FitItem
-from bids_semantoks.quality.limits import check_settings, judge, judge_run, leave_out, measure_run
+from bids_semantoks.quality.run_qc import check_settings, judge, judge_run, leave_out, measure_run
 
 FORMER = {"denoising": {"name": "simple"}, "band_pass": [0.01, 0.1], "fd_threshold": 0.5, "dummy_scans": "auto"}
 
