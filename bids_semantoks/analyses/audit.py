@@ -15,7 +15,7 @@ from bids_semantoks.analyses.leakage import MIN_PAIRS, find_pairs, measure_retes
 from bids_semantoks.analyses.probe import Prober
 from bids_semantoks.analyses.results import ModelResult
 from bids_semantoks.analyses.rows import build_probe_rows, count_pretrained, read_features
-from bids_semantoks.config import AppConfig, ProbingConfig
+from bids_semantoks.config import AppConfig, PretrainingConfig, ProbingConfig
 from bids_semantoks.embedding import RunEncoder
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.people_tables import Key, parse_number
@@ -75,7 +75,9 @@ def plan_audit(config: AppConfig, stored: Sequence[StoredRun]) -> ProbePlan:
         n_repeats=min(asked.n_repeats, _MOST_REPEATS),
         n_permutations=asked.n_permutations,
     )
-    plan = ProbePlan(config=dataclasses.replace(config, probing=own), columns=columns)
+    # What --scaling trains is no matter of the audit.
+    alone = dataclasses.replace(config, probing=own, pretraining=PretrainingConfig())
+    plan = ProbePlan(config=alone, columns=columns)
     found = {question: _find_attribute(plan, question) for question in ATTRIBUTES}
     named = [f"{question} ({_name_column(one) if one else 'no column'})" for question, one in found.items()]
     LOGGER.info("Attributes that are audited: %s.", ", ".join(named))

@@ -15,9 +15,9 @@ import pytest
 from helpers.documented import find_undocumented
 
 from bids_semantoks.analyses import leakage, rows
-from bids_semantoks.analyses.audit import LIMITS, check_pretraining
-from bids_semantoks.cli import call
-from bids_semantoks.config import EmbeddingConfig
+from bids_semantoks.analyses.audit import LIMITS, check_pretraining, plan_audit
+from bids_semantoks.cli import call, parse
+from bids_semantoks.config import EmbeddingConfig, PretrainingConfig
 from bids_semantoks.embedding import build_run_encoder
 
 N, N_TWICE, T = 23, 11, 110
@@ -165,3 +165,9 @@ def test_overlap_with_pretraining_is_known_by_the_list_alone(details: Any, value
     row = check_pretraining(dataclasses.replace(encoder, loaded=loaded), {"01", "02", "03"})
     assert row["value"] == pytest.approx(value, nan_ok=True)
     assert message in str(row["verdict"])
+
+
+def test_what_scaling_trains_is_no_matter_of_the_audit(study: tuple[Path, Path]) -> None:
+    config = parse([*map(str, study), "group", "--audit", "--probe", "age", "--scaling", "0.5", "--epochs", "3"])
+    own = plan_audit(config, []).config
+    assert (own.probing.scaling, own.pretraining) == ((), PretrainingConfig())
