@@ -241,5 +241,5 @@ def _leave_out(jobs: Collection[_Job], reason: str, cause: str, tally: Tally) ->
 def _describe_death(death: WorkerDied) -> Outcome:
     if not death.was_killed:
         return Outcome("failed", "internal", f"{death}.")
-    why = "most likely because it ran out of memory"
-    return Outcome("failed", "out_of_memory", f"The process was killed, {why}. Use fewer processes or more memory.")
+    found = "The process was killed, most likely because it ran out of memory"
+    return Outcome("failed", "out_of_memory", f"{found}. Use fewer processes or more memory.")
