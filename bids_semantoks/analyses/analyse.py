@@ -1,5 +1,5 @@
-"""The analyses that one call requests (phenotypes, task blocks, scaling): all checked first, then run, or joined from the
-results of calls with --probe-part."""
+"""The analyses that one call requests (phenotypes, task blocks, scaling): all checked first, then run, or joined from
+the results of calls with --probe-part."""
 
 from __future__ import annotations
 
