@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from bids_semantoks import group
+from bids_semantoks import embedding
 from bids_semantoks.config import RunningConfig
 from bids_semantoks.errors import ResourceError
 from bids_semantoks.files import write_table
@@ -31,11 +31,11 @@ def write_run(folder, participant, session, n_windows, seed):
 
 @pytest.mark.parametrize("n_procs", [1, 2])
 def test_windows_are_averaged_then_runs(tmp_path, monkeypatch, n_procs):
-    monkeypatch.setattr(group, "_RUNS_PER_READER", 1)
+    monkeypatch.setattr(embedding, "_RUNS_PER_READER", 1)
     (first, a), (second, b) = write_run(tmp_path, "02", "1", 3, 0), write_run(tmp_path, "02", "2", 7, 1)
     other, c = write_run(tmp_path, "01", "1", 2, 2)
     runs = [first, second, other]
-    means = group.read_means(runs, RunningConfig(n_procs=n_procs), min_kept=None)
+    means = embedding.read_means([run.paths for run in runs], RunningConfig(n_procs=n_procs), min_kept=None)
     rows = average_runs(runs, means, min_kept=None)
     assert [row[:3] for row in rows] == [("01", 1, 2), ("02", 2, 10)]
     np.testing.assert_allclose(rows[0][3], c.astype(np.float64).mean(axis=0), rtol=1e-12)
@@ -45,7 +45,7 @@ def test_windows_are_averaged_then_runs(tmp_path, monkeypatch, n_procs):
 
 def test_windows_and_runs_weigh_by_what_they_hold(tmp_path):
     (first, a), (second, b) = write_run(tmp_path, "02", "1", 3, 0), write_run(tmp_path, "02", "2", 7, 1)
-    means = group.read_means([first, second], RunningConfig(n_procs=1), min_kept=0.5)
+    means = embedding.read_means([first.paths, second.paths], RunningConfig(n_procs=1), min_kept=0.5)
     rows = average_runs([first, second], means, min_kept=0.5)
     # Of three windows with 1, 0.6 and 0.2 of their data two count, of seven the first four.
     assert [row[:3] for row in rows] == [("02", 2, 6)]
@@ -65,8 +65,8 @@ def build_dying(_):
 
 
 def test_a_killed_reader_ends_the_call(tmp_path, monkeypatch):
-    monkeypatch.setattr(group, "_RUNS_PER_READER", 1)
-    monkeypatch.setattr(group, "build_mean_reader", build_dying)
+    monkeypatch.setattr(embedding, "_RUNS_PER_READER", 1)
+    monkeypatch.setattr(embedding, "build_mean_reader", build_dying)
     runs = [write_run(tmp_path, f"{n:02d}", "1", 2, n)[0] for n in range(3)]
     with pytest.raises(ResourceError, match=r"sub-0\d.*embedding.tsv: a worker process ended with exit code 9"):
-        group.read_means(runs, RunningConfig(n_procs=2), min_kept=None)
+        embedding.read_means([run.paths for run in runs], RunningConfig(n_procs=2), min_kept=None)

@@ -5,6 +5,7 @@ import errno
 import functools
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_runs_that_were_not_tried_after_a_failure_have_a_status(tmp_path, caplog
         assert f"when {stems[1]} failed" in records[stem]["message"]
     assert (tally.n_ok, tally.n_failed) == (len(done) - 1, 1 + len(left_out))
     assert tally.reasons == {"no_mask"}
-    assert f"{len(left_out)} runs were not attempted" in caplog.text or not left_out
+    assert not left_out or re.search(rf"{len(left_out)} runs? (was|were) not attempted", caplog.text)
 
 
 @pytest.fixture
