@@ -33,6 +33,7 @@ _ARRAYS: Final = (".npy", ".npz", ".mat")
 #: Names of the variables in archives with the participant labels of a stack.
 _ID_NAMES: Final = ("participant_id", "participants", "subjects", "subject_id", "ids")
 
+_LABEL: Final = r"[A-Za-z0-9+]+"
 _FIELDS: Final = ("sub", "ses", "task", "acq", "run")
 
 
@@ -236,6 +237,8 @@ def import_series(
     """
     if repetition_time <= 0 or not np.isfinite(repetition_time):
         raise ConfigurationError(f"--repetition-time is {repetition_time:g}; expected seconds above 0.")
+    if not re.fullmatch(_LABEL, task):
+        raise ConfigurationError(f"--task is {task!r}; expected letters and digits, as in names of BIDS files.")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise ConfigurationError(f"{out_dir} exists and is not an empty folder.", hint="Choose another folder.")
     label, parcels, networks = _load_parcels(atlas)
@@ -244,6 +247,12 @@ def import_series(
     with open_folder(out_dir) as partial:
         for one in Progress("Importing").each("file or participant", _name_people(found, people)):
             labels = {"task": task, **one.labels}
+            for key, value in labels.items():
+                if not re.fullmatch(_LABEL, value):
+                    raise InputError(
+                        f"{one.where} has the label {key}-{value}; expected letters and digits.",
+                        hint="Rename the file, or describe its name with --pattern.",
+                    )
             stem = "_".join(f"{key}-{value}" for key, value in sort_entities(labels.items()))
             if stem in written:
                 raise InputError(

@@ -147,6 +147,9 @@ def test_what_could_be_meant_in_two_ways_is_refused(load, tmp_path):
     np.save(tmp_path / "sub-4_b.npy", SERIES[1])
     with pytest.raises(InputError, match=r"sub-4_b\.npy.*sub-4_a\.npy.*sub-4_task-rest"):
         load(tmp_path / "sub-4_a.npy", tmp_path / "sub-4_b.npy")
+    np.save(tmp_path / "sub-5 (2).npy", SERIES[0])
+    with pytest.raises(InputError, match=r"label sub-5 \(2\)"):
+        load(tmp_path / "sub-5 (2).npy")
     assert not list(tmp_path.glob(".out*"))
     assert not (tmp_path / "out").exists()
     check(load(tmp_path / "sub-1.npy", volumes="columns"), ["sub-1_task-rest"], [square.T])
@@ -156,6 +159,7 @@ def test_what_could_be_meant_in_two_ways_is_refused(load, tmp_path):
     ("change", "error"),
     [
         ({"repetition_time": 0.0}, ConfigurationError),
+        ({"task": "re st"}, ConfigurationError),
         ({"atlas": "Schaefer401"}, AtlasError),
         ({"atlas": "none.tsv"}, AtlasError),
         ({"pattern": "{ses}.npy"}, InputError),
