@@ -56,11 +56,14 @@ def load_outputs(
     ------
     InputError
         There are no outputs, or the encoder, atlas or space is ambiguous.
+    ConfigurationError
+        `level` or `min_kept` is not one of these.
     """
     from bids_semantoks.analyses import output_frames as frames
     from bids_semantoks.analyses.choose import choose_stored
 
     check(level in frames.LEVELS, f"level must be {', '.join(frames.LEVELS)}, found {level!r}.")
+    check(min_kept is None or 0 <= min_kept <= 1, f"min_kept must be between 0 and 1, found {min_kept}.")
     root = Path(out_dir)
     config = AppConfig(
         bids_dir=root,

@@ -266,3 +266,6 @@ def test_outputs_load_at_each_level(probed, level):
         bs.load_outputs(probed / "out", model="Other")
     with pytest.raises(ConfigurationError, match="participant, session, run, window"):
         bs.load_outputs(probed / "out", level="people")
+    for share in (7, -1, float("nan")):
+        with pytest.raises(ConfigurationError, match=f"between 0 and 1, found {share}"):
+            bs.load_outputs(probed / "out", min_kept=share)

@@ -65,6 +65,7 @@ def test_an_export_replaces_nothing_unasked_and_says_what_is_wrong(outputs, stud
     assert "agee" in (said := capsys.readouterr().err)
     assert "Did you mean age?" in said
     assert EXPORT.call([str(outputs), other, "--columns", "age"]) == 4
+    assert EXPORT.call([str(outputs), other, "--min-kept", "50"]) == 4
     assert EXPORT.call([str(tmp_path / "none"), other]) == 3
     assert EXPORT.call([str(outputs), str(tmp_path / "other.xls")]) == 4
 
