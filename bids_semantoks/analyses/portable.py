@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -157,6 +158,8 @@ class Predictor:
         if facts.model == "covariates":
             return None
         if facts.model in CARRIED:
+            if frame.empty:
+                raise InputError(f"The table has no rows to compute {facts.features} of.")
             rows = find_rows(frame, facts.min_kept) if origin.get("level") in LEVELS[:2] else None
             if rows is None or not all(rows.runs):
                 raise InputError(
@@ -164,7 +167,9 @@ class Predictor:
                     hint="Use a table of load_outputs of participants or sessions, with its attrs.",
                 )
             return read_carried(rows, facts.model)
-        dims = [name for name in frame.columns if isinstance(name, str) and name.startswith("dim")]
+        # By number: columns may stand in any order, beside others such as dimension_1.
+        names = {name for name in frame.columns if isinstance(name, str) and re.fullmatch(r"dim\d+", name)}
+        dims = sorted(names, key=lambda name: int(name[3:]))
         n_dims = len(self.saved.linear.scaling.scale)
         if len(dims) != n_dims:
             raise ModelError(

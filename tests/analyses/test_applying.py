@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.documented import find_undocumented
 
@@ -155,6 +156,8 @@ def test_python_predicts_the_same_from_a_table(studies):
     assert found["flags"].iloc[0].startswith("no site")
     with pytest.raises(InputError, match="site"):
         predictor.predict(frame.drop(columns="site"))
+    turned = frame[frame.columns[::-1]].assign(dimension_1=1.0)
+    pd.testing.assert_frame_equal(predictor.predict(turned), found)
     with pytest.raises(ModelError, match="dimensions"):
         predictor.predict(frame.drop(columns="dim0001"))
     frame.attrs["bids_semantoks"]["embedding_settings"][0] |= {"n_windows": 3}
@@ -187,6 +190,8 @@ def test_baselines_travel_as_embeddings_do(studies, model):
         with pytest.raises(ModelError, match="--random-seed 0"):
             bs.load_predictor(find(home, model)).predict(bs.load_outputs(out, atlas="Own", model="RandomTiny"))
     elif model != "covariates":
+        with pytest.raises(InputError, match="no rows"):
+            bs.load_predictor(find(home, model)).predict(frame.iloc[:0])
         frame.attrs.clear()
         with pytest.raises(InputError, match="signals"):
             bs.load_predictor(find(home, model)).predict(frame)
