@@ -211,9 +211,9 @@ def _build_designs(plan: ProbePlan, stored: Sequence[StoredRun]) -> ProbePlan:
         if plan.config.running.dry_run:
             LOGGER.info("%s", describe_design(plan, design))
     kinds = {name: kind for _, design in designs for name, kind in design.kinds.items()}
-    LOGGER.info("Column types: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     if not designs:
         raise next(iter(errors.values()))
+    LOGGER.info("Column types: %s.", "; ".join(f"{name} ({kind})" for name, kind in kinds.items()))
     refused = {name: str(why) for name, why in errors.items()}
     for name, message in refused.items():
         LOGGER.error("%s cannot be probed (the others will be): %s", name, message)
