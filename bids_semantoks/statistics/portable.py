@@ -43,6 +43,9 @@ LEVEL: Final = 0.9
 #: models of fewer people, so that the share is larger: a few percent in simulations (benchmarks/bench_predictor.py).
 SHIFT_ALPHA: Final = 0.02
 
+#: Share of the squared length of features that lies beside axes by rounding alone: few features lie on them.
+_ROUNDING: Final = 1e-12
+
 _WAYS: Final = ("none", "intercept", "both")
 _N_FOLDS: Final = 10
 
@@ -91,7 +94,9 @@ class LinearPredictor:
         outputs = scaled @ self.weights + self.intercepts
         along = scaled @ self.axes
         within = np.sqrt(((along / self.deviation) ** 2).mean(axis=1))
-        rest = np.sqrt(np.maximum((scaled**2).sum(axis=1) - (along**2).sum(axis=1), 0.0))
+        size = (scaled**2).sum(axis=1)
+        rest = size - (along**2).sum(axis=1)
+        rest = np.sqrt(np.where(rest > _ROUNDING * size, rest, 0.0))
         positions = np.column_stack([outputs, within, rest])
         return (compute_probabilities(outputs) if len(self.shares) else outputs), positions
 
@@ -107,9 +112,12 @@ class LinearPredictor:
         and besides them: p values by what was compared."""
         scaled = self._scale(values, covariates)
         along = scaled @ self.axes
+        besides = scaled - along @ self.axes.T
+        if (besides**2).sum() <= _ROUNDING * (scaled**2).sum():
+            besides[:] = 0.0
         return {
             "mean of the features along their main axes": compare_means(along / self.deviation, n_home),
-            "mean of the features besides their main axes": compare_means(scaled - along @ self.axes.T, n_home),
+            "mean of the features besides their main axes": compare_means(besides, n_home),
         }
 
     def decide(self, scores: Floats) -> Indices:

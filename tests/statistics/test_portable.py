@@ -92,6 +92,16 @@ def test_distances_are_one_on_average_at_home_and_grow_away_from_it():
     assert away[:, 2].min() > at_home[:, 2].max()
 
 
+def test_nothing_is_beside_the_axes_of_few_features_whatever_the_rounding():
+    rng = np.random.default_rng(3)
+    site = rng.integers(0, 3, 90)
+    values = np.column_stack([site[:, None] == np.arange(3), rng.normal(size=90)]).astype(float)
+    features, target = TableFeatures(name="x", values=values), Target(name="y", values=rng.normal(size=90))
+    model = fit_predictor(features, target, np.arange(60))
+    assert (model.predict(values)[1][:, -1] == 0).all()
+    assert model.compare_means(values[60:], None, 60)["mean of the features besides their main axes"] == 1.0
+
+
 def test_bins_and_features_that_do_not_vary_are_refused():
     features = TableFeatures(name="x", values=np.ones((20, 3)))
     with pytest.raises(InputError, match="no feature varies"):
