@@ -9,6 +9,7 @@ import argparse
 import atexit
 import importlib
 import logging
+import operator
 import os
 import pkgutil
 import re
@@ -73,7 +74,7 @@ def run_script(target: str, name: str, arguments: list[str]) -> int:
     module, _, function = target.partition(":")
     sys.argv = [name, *arguments]
     try:
-        return getattr(importlib.import_module(module), function)() or 0
+        return operator.attrgetter(function)(importlib.import_module(module))() or 0
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
 
