@@ -375,7 +375,8 @@ def read_means(places: Sequence[OutputPaths], running: RunningConfig, *, min_kep
         for path, (n_windows, mean) in _parse_means([known[key] for key in missing], running, min_kept):
             values = np.concatenate([[n_windows], mean])[None]
             present = np.ones(width, dtype=np.bool_)
-            yield PackedRun(key=names[path], participant="", repetition_time=0.0, values=values, present=present)
+            label = path.name.partition("_")[0].removeprefix("sub-")
+            yield PackedRun(key=names[path], participant=label, repetition_time=0.0, values=values, present=present)
 
     view = store.fill(keys, pack)
     rows = (view.read(i)[0] for i in range(len(keys)))

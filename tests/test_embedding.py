@@ -13,7 +13,7 @@ from bids_semantoks.analyses import choose
 from bids_semantoks.analyses.choose import build_twin, embed_stored
 from bids_semantoks.config import AppConfig, EmbeddingConfig, RunningConfig, SignalsConfig
 from bids_semantoks.embedding import build_run_encoder, embed_missing, find_missing, read_means
-from bids_semantoks.errors import ConfigurationError, ResourceError
+from bids_semantoks.errors import ConfigurationError, InputError, ResourceError
 from bids_semantoks.files import hash_file, hash_values, write_table
 from bids_semantoks.group import run_group
 from bids_semantoks.outcomes import Tally
@@ -236,6 +236,11 @@ def test_mean_embeddings_are_parsed_once_where_there_is_a_work_directory(config,
     places[2].embedding_sidecar.write_text(json.dumps(changed))
     again = read_means(places, running, min_kept=0.5)
     np.testing.assert_array_equal(again[places[2].embedding][1], plain[other.embedding][1])
+    for path in (tmp_path / "work").rglob("*.f64"):
+        path.write_bytes(bytes(path.stat().st_size))
+    damaged = rf"run of participant {places[0].embedding.name.split('_')[0][4:]} has checksum .*will be recreated\.$"
+    with pytest.raises(InputError, match=damaged):
+        read_means(places, running, min_kept=0.5)
 
 
 N_DIMS = 5

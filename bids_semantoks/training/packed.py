@@ -28,7 +28,7 @@ FORMAT: Final = "bids_semantoks signals 2"
 _SEGMENT_BYTES: Final = 2**30
 _ENDINGS: Final = {"<f2": ".f16", "<f4": ".f32", "<f8": ".f64"}
 _COLUMNS: Final = ("key", "participant", "n_volumes", "repetition_time", "crc32", "present")
-_REMEDY: Final = "Delete the directory; it will be recreated from the signals."
+_REMEDY: Final = "Delete the directory; it will be recreated."
 
 
 def _sum_up(columns: Mapping[str, Any]) -> int:
