@@ -206,8 +206,9 @@ class Predictor:
             flags |= outside | {"features": (positions[:, m:] > home[:, m:].max(axis=0)).any(axis=1)}
         if known.any():
             own = None if covariates is None else covariates[known]
-            p_values |= compare_positions(home, positions[known], self.classes)
-            p_values |= self.saved.linear.compare_means(values[known], own, self.facts.n_participants)
+            p_values |= compare_positions(home, positions[known])
+            n_home = self.facts.n_participants
+            p_values |= self.saved.linear.compare_means(values[known], own, n_home, self.classes)
         return scores, flags, p_values
 
     def check_embeddings(self, settings: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import gamma, mannwhitneyu
+from scipy.stats import gamma, mannwhitneyu, t
 
 from bids_semantoks.errors import InputError
 from bids_semantoks.records import Floats, Indices
@@ -106,19 +106,30 @@ class LinearPredictor:
         )
 
     def compare_means(
-        self, values: NDArray[np.floating[Any]], covariates: Floats | None, n_home: int
+        self,
+        values: NDArray[np.floating[Any]],
+        covariates: Floats | None,
+        n_home: int,
+        classes: Sequence[str] = (),
     ) -> dict[str, float]:
-        """Test whether the mean of features (n, d) is that of the N people the model was fitted to, along the main axes
-        and besides them: p values by what was compared."""
+        """Test whether the mean of features (n, d) is that of the N people the model was fitted to: along the main
+        axes, besides them, and in the directions that predict. p values by what was compared."""
         scaled = self._scale(values, covariates)
         along = scaled @ self.axes
         besides = scaled - along @ self.axes.T
         if (besides**2).sum() <= _ROUNDING * (scaled**2).sum():
             besides[:] = 0.0
-        return {
+        found = {
             "mean of the features along their main axes": compare_means(along / self.deviation, n_home),
             "mean of the features besides their main axes": compare_means(besides, n_home),
         }
+        # By one model: those of folds at home have other intercepts, and predict with another spread.
+        outputs, n = scaled @ self.weights, len(scaled)
+        errors = outputs.std(axis=0, ddof=1) * np.sqrt(1 / n + 1 / n_home) if n > 1 else np.zeros(outputs.shape[1])
+        for column, (mean, error) in enumerate(zip(outputs.mean(axis=0), errors, strict=True)):
+            name = f"predictions of {classes[column]}" if len(classes) > 2 else "predictions"
+            found[f"level of {name}"] = float(2 * t.sf(abs(mean) / error, n - 1)) if error > 0 else 1.0
+        return found
 
     def decide(self, scores: Floats) -> Indices:
         """Decide for the class (n,) with the highest probability (n, K) relative to its share, as the probes do."""
@@ -225,19 +236,13 @@ def compute_excess(n_outside: int, n: int, n_home: int) -> float:
     return float(np.prod((n - ranks) / (n + n_home - ranks)))
 
 
-def compare_positions(home: Floats, abroad: Floats, classes: Sequence[str] = ()) -> dict[str, float]:
-    """Compare positions (N, m + 2) and (n, m + 2) by rank-sum tests: level and spread of predictions, and level of both
-    distances. Returns p values by what was compared."""
-    *predicted, within, rest = range(home.shape[1])
-    found = {}
-    for column in predicted:
-        name = f"predictions of {classes[column]}" if len(classes) > 2 else "predictions"
-        own, other, middle = home[:, column], abroad[:, column], np.median(home[:, column])
-        found[f"level of {name}"] = _compare(own, other)
-        found[f"spread of {name}"] = _compare(np.abs(own - middle), np.abs(other - middle))
-    for way, column in (("within", within), ("from", rest)):
-        found[f"distance {way} the main axes of the features"] = _compare(home[:, column], abroad[:, column])
-    return found
+def compare_positions(home: Floats, abroad: Floats) -> dict[str, float]:
+    """Compare the distances of positions (N, m + 2) and (n, m + 2) by rank-sum tests: p values by what was compared."""
+    pairs = zip(("within", "from"), home.T[-2:], abroad.T[-2:], strict=True)
+    return {
+        f"distance {way} the main axes of the features": float(mannwhitneyu(own, other, method="asymptotic").pvalue)
+        for way, own, other in pairs
+    }
 
 
 def compare_means(values: Floats, n_home: int) -> float:
@@ -256,10 +261,6 @@ def compare_means(values: Floats, n_home: int) -> float:
     squares = (n - 1) ** 2 / ((n + 1) * (n - 2)) * max(squares - total**2 / (n - 1), 1e-12 * total**2)
     share = 1 / n + 1 / n_home
     return float(gamma.sf(mean @ mean / share, total**2 / squares / 2, scale=2 * squares / total))
-
-
-def _compare(first: Floats, second: Floats) -> float:
-    return float(mannwhitneyu(first, second, method="asymptotic").pvalue)
 
 
 def find_shifts(p_values: Mapping[str, float]) -> list[str]:
