@@ -132,6 +132,11 @@ def check_harmonised(
         new |= tested.keys() - trained.keys()
         for site, count in ({site: tested[site] for site in tested.keys() - trained.keys()} | trained).items():
             least[site] = min(least.get(site, count), count)
+    if len(least) < 2:
+        raise InputError(
+            f"--harmonize {name} needs two sites or more; all rows of {phenotype.name} are from {next(iter(least))}.",
+            hint="Remove it, or choose a column that tells sites or scanners apart.",
+        )
     few = [f"{site} ({least[site]})" for site in sorted_naturally(least) if least[site] < _MIN_SITE]
     if few:
         raise InputError(

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.output_frames import LEVELS, ORIGIN, find_rows
 from bids_semantoks.analyses.rows import Rows, build_baselines, compute_measure, iterate_signals
-from bids_semantoks.errors import ConfigurationError, InputError, ModelError, name_some
+from bids_semantoks.errors import ConfigurationError, InputError, ModelError, name_count, name_some
 from bids_semantoks.files import is_missing
+from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.predictor_files import CARRIED, PREDICTORS, PredictorFacts, read_predictor
 from bids_semantoks.outputs.sidecars import describe_differences
 from bids_semantoks.quality.fit import AMBER, GREEN, RED
@@ -177,10 +178,11 @@ class Predictor:
                 f"{facts.model}.",
                 hint="Use embeddings by the same encoder and readout.",
             )
-        values = frame[dims].to_numpy(dtype=np.float64)
+        values: Floats = frame[dims].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
         if not np.isfinite(values).all():
             rows_ = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            raise InputError(f"The embeddings of {len(rows_)} rows are not finite; the first is row {rows_[0] + 1}.")
+            which = name_count(len(rows_), "row")
+            raise InputError(f"The embeddings of {which} have other than finite numbers, first row {rows_[0] + 1}.")
         return values
 
     def apply(
@@ -283,8 +285,15 @@ def _spell(cell: Any) -> str:
 
 def find_predictor(name: str, out_dir: Path) -> Path:
     """Find a predictor by its folder, or by its name among those of OUT_DIR."""
-    own = out_dir / PREDICTORS / name
-    return own if own.is_dir() and not Path(name).is_dir() else Path(name)
+    own, there = out_dir / PREDICTORS / name, Path(name)
+    if there.is_dir() or own.is_dir():
+        return there if there.is_dir() else own
+    saved = sorted(path.name for path in (out_dir / PREDICTORS).glob("*") if path.is_dir())
+    raise ModelError(
+        f"No predictor {name}: neither a folder nor one of {out_dir / PREDICTORS}, which has "
+        f"{describe_labels(saved) if saved else 'none'}.",
+        hint="Give the name or folder of a predictor that --save-predictor wrote.",
+    )
 
 
 def list_flags(flags: Flags) -> list[str]:

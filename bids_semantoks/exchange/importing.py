@@ -20,6 +20,7 @@ from bids_semantoks.disk import open_folder, read_array
 from bids_semantoks.errors import AtlasError, ConfigurationError, InputError, RunError, name_some
 from bids_semantoks.files import write_json, write_records, write_table, write_text
 from bids_semantoks.inputs.people_tables import Table, match_keys
+from bids_semantoks.inputs.repetition_time import LONGEST
 from bids_semantoks.outputs.dataset import BIDS_VERSION
 from bids_semantoks.records import Floats
 from bids_semantoks.runtime.logs import Progress
@@ -235,8 +236,11 @@ def import_series(
     determine it. Raises InputError for unreadable, missing or ambiguous data; AtlasError for the atlas;
     ConfigurationError if `out_dir` has files.
     """
-    if repetition_time <= 0 or not np.isfinite(repetition_time):
-        raise ConfigurationError(f"--repetition-time is {repetition_time:g}; expected seconds above 0.")
+    if not 0 < repetition_time <= LONGEST:
+        raise ConfigurationError(
+            f"--repetition-time is {repetition_time:g}; expected seconds above 0, {LONGEST:g} at most.",
+            hint="Is it in milliseconds?" if repetition_time > LONGEST else "",
+        )
     if not re.fullmatch(_LABEL, task):
         raise ConfigurationError(f"--task is {task!r}; expected letters and digits, as in names of BIDS files.")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):

@@ -106,11 +106,7 @@ class LinearPredictor:
         )
 
     def compare_means(
-        self,
-        values: NDArray[np.floating[Any]],
-        covariates: Floats | None,
-        n_home: int,
-        classes: Sequence[str] = (),
+        self, values: NDArray[np.floating[Any]], covariates: Floats | None, n_home: int, classes: Sequence[str] = ()
     ) -> dict[str, float]:
         """Test whether the mean of features (n, d) is that of the N people the model was fitted to: along the main
         axes, besides them, and in the directions that predict. p values by what was compared."""

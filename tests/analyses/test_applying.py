@@ -160,6 +160,8 @@ def test_python_predicts_the_same_from_a_table(studies):
     pd.testing.assert_frame_equal(predictor.predict(turned), found)
     with pytest.raises(ModelError, match="dimensions"):
         predictor.predict(frame.drop(columns="dim0001"))
+    with pytest.raises(InputError, match="embeddings of 1 row have other than finite numbers, first row 3"):
+        predictor.predict(frame.assign(dim0002=[*frame["dim0002"][:2], "high", *frame["dim0002"][3:]]))
     frame.attrs["bids_semantoks"]["embedding_settings"][0] |= {"n_windows": 3}
     with pytest.raises(ConfigurationError, match=r"n_windows \(here 3, there 8\)"):
         predictor.predict(frame)
@@ -221,7 +223,7 @@ def test_people_at_home_are_in_the_training_range(studies):
         (("--recalibrate", "nowhere"), 3, "nowhere"),
         (("--probe", "age"), 4, "--probe"),
         (("--sessions", "each"), 4, "sessions"),
-        (("--apply-predictor", "nowhere/p"), 6, "nowhere/p is not a predictor"),
+        (("--apply-predictor", "nowhere/p"), 6, "No predictor nowhere/p: neither a folder nor one of"),
         (("--apply-predictor", "third", "--recalibrate", "part"), 4, "3"),
     ],
 )

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bids_semantoks.analyses.columns import build_target, check_classes, convert_covariates, describe_kinds
+from bids_semantoks.analyses.columns import (
+    build_target,
+    check_classes,
+    check_harmonised,
+    convert_covariates,
+    describe_kinds,
+)
+from bids_semantoks.config import ProbingConfig
 from bids_semantoks.errors import InputError
 from bids_semantoks.inputs.phenotypes import Phenotype
 from bids_semantoks.statistics.predictions import Target
@@ -48,3 +56,13 @@ def test_bins_that_nobody_falls_into_are_refused() -> None:
     with pytest.raises(InputError, match=r"score .* 4 bins .* the value 0"):
         check_classes(target, splits)
     check_classes(dataclasses.replace(target, n_bins=0), splits)
+
+
+def test_one_site_alone_cannot_be_harmonised():
+    target = Target(name="age", values=np.arange(40.0))
+    phenotype = SimpleNamespace(name="age", labels=[str(i) for i in range(40)])
+    asked = ProbingConfig(probe=("age",), harmonize="site")
+    splits = build_splits(target.compute_strata(), n_repeats=1)
+    with pytest.raises(InputError, match="--harmonize site needs two sites or more; all rows of age are from A"):
+        check_harmonised(asked, phenotype, {"site": ["A"] * 40}, splits)
+    assert check_harmonised(asked, phenotype, {"site": ["A", "B"] * 20}, splits)

@@ -159,6 +159,7 @@ def test_what_could_be_meant_in_two_ways_is_refused(load, tmp_path):
     ("change", "error"),
     [
         ({"repetition_time": 0.0}, ConfigurationError),
+        ({"repetition_time": 2000.0}, ConfigurationError),
         ({"task": "re st"}, ConfigurationError),
         ({"atlas": "Schaefer401"}, AtlasError),
         ({"atlas": "none.tsv"}, AtlasError),
