@@ -81,6 +81,7 @@ def load_outputs(
         "atlas": label,
         "model": name,
         "level": level,
+        "min_kept": min_kept,
         "runs": [run.paths.stem for run in embedded],
     }
     return frame

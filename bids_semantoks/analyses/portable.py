@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.analyses.output_frames import LEVELS, ORIGIN, find_rows
 from bids_semantoks.analyses.rows import Rows, build_baselines, compute_measure, iterate_signals
+from bids_semantoks.config.options import check
 from bids_semantoks.errors import ConfigurationError, InputError, ModelError, name_count, name_some
 from bids_semantoks.files import is_missing
 from bids_semantoks.inputs.selection import describe_labels
@@ -125,8 +126,15 @@ class Predictor:
             raise ConfigurationError(f"level must be between 0 and 1, found {level:g}.")
         labels = [name for name in ("participant_id", "session_id") if name in df.columns]
         origin = df.attrs.get(ORIGIN, {})
-        for settings in () if self.facts.model in CARRIED else origin.get("embedding_settings", ()):
-            self.check_embeddings(settings)
+        if self.facts.model not in CARRIED:
+            for settings in origin.get("embedding_settings", ()):
+                self.check_embeddings(settings)
+            check(
+                origin.get("min_kept", self.facts.min_kept) == self.facts.min_kept,
+                f"The embeddings are means with min_kept {origin.get('min_kept')}, but the predictor was fitted with "
+                f"{self.facts.min_kept}.",
+                f"Use load_outputs(min_kept={self.facts.min_kept}).",
+            )
         for settings in origin.get("signals_settings", ()):
             self.check_settings("signals", settings)
         scores, flags, _ = self.apply(self._find_values(df), df)

@@ -162,7 +162,12 @@ def test_python_predicts_the_same_from_a_table(studies):
         predictor.predict(frame.drop(columns="dim0001"))
     with pytest.raises(InputError, match="embeddings of 1 row have other than finite numbers, first row 3"):
         predictor.predict(frame.assign(dim0002=[*frame["dim0002"][:2], "high", *frame["dim0002"][3:]]))
-    frame.attrs["bids_semantoks"]["embedding_settings"][0] |= {"n_windows": 3}
+    origin = frame.attrs["bids_semantoks"]
+    frame.attrs["bids_semantoks"] = origin | {"min_kept": 0.3}
+    with pytest.raises(ConfigurationError, match=r"min_kept 0\.3, but the predictor was fitted with 0\.5"):
+        predictor.predict(frame)
+    frame.attrs["bids_semantoks"] = origin
+    origin["embedding_settings"][0] |= {"n_windows": 3}
     with pytest.raises(ConfigurationError, match=r"n_windows \(here 3, there 8\)"):
         predictor.predict(frame)
 
