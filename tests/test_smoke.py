@@ -402,7 +402,7 @@ def test_a_run_that_is_skipped_now_has_no_tables_of_before(study, outputs, tmp_p
     code, text = app(study, out, *SELECT, *limit, "--overwrite")
     assert code == 0, text
     assert "too_few_kept" in text
-    assert "1 participants whose embeddings " in text
+    assert "1 participant whose embeddings " in text
     assert [path for path in (out / "sub-001").rglob("*") if path.is_file()] == []
     assert "too_few_kept" in (out / "sub-001.html").read_text()
     assert features.read_text().splitlines() == [line for line in before if not line.startswith("sub-001\t")]

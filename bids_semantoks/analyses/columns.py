@@ -13,7 +13,7 @@ from bids_semantoks.analyses.rows import Rows
 from bids_semantoks.bids_names import sorted_naturally
 from bids_semantoks.config import ProbingConfig
 from bids_semantoks.config.options import check
-from bids_semantoks.errors import InputError
+from bids_semantoks.errors import InputError, name_count
 from bids_semantoks.inputs.people_tables import Key, parse_number
 from bids_semantoks.inputs.phenotypes import MIN_CLASS, Column, Phenotype, check_cells, find_codes
 from bids_semantoks.records import Bools, Floats, Labels
@@ -68,7 +68,7 @@ def describe_kinds(
 
 
 def _name_levels(levels: Collection[object]) -> str:
-    return f"category, {len(levels)} level{'' if len(levels) == 1 else 's'}"
+    return f"category, {name_count(len(levels), 'level')}"
 
 
 def convert_covariates(

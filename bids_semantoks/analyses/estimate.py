@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from bids_semantoks.analyses.design import Design, ProbePlan
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.errors import ResourceError
+from bids_semantoks.errors import ResourceError, name_count
 from bids_semantoks.runtime.logs import describe_seconds
 from bids_semantoks.runtime.resources import count_cpus, find_memory_limit
 from bids_semantoks.statistics.baselines import CONNECTIVITY, OF_SIGNALS
@@ -133,7 +133,7 @@ def check_resources(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WI
     n_rows = max(len(design.rows.keys) for _, design in plan.designs)
     n_threads = choose_fold_threads(plan, n_parcels, widths)
     asked, needed = plan.config.probing, found.count_bytes(n_threads) / 2**30
-    what = f"{n_rows} rows, {_count(len(plan.designs), 'phenotype')}"
+    what = f"{n_rows} rows, {name_count(len(plan.designs), 'phenotype')}"
     if found.count_bytes(1) > limit:
         wide = [name for name in CONNECTIVITY if name in asked.baselines]
         others = [name for name in asked.baselines if name not in wide] or ["none"]
@@ -150,15 +150,12 @@ def check_resources(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WI
         )
     LOGGER.info(
         "Probing (%s) needs about %.1f GB of memory and takes %s on %s; available memory: %.1f GB (%s).",
-        *(what, needed, describe_seconds(found.seconds / n_threads), _count(n_threads, "CPU"), limit / 2**30, where),
+        *(what, needed, describe_seconds(found.seconds / n_threads), name_count(n_threads, "CPU")),
+        *(limit / 2**30, where),
     )
     shared = estimate(plan, n_parcels, widths, shares_all=True).seconds
     if shared < _WORTH_SAYING * found.seconds and not (asked.splits or asked.leave_out or asked.same_splits):
         LOGGER.info("With --same-splits it would take about %s.", describe_seconds(shared / n_threads))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def choose_fold_threads(plan: ProbePlan, n_parcels: int, widths: Sequence[int] = (WIDTH,)) -> int:

@@ -15,7 +15,7 @@ from bids_semantoks.analyses.rows import Rows, build_rows
 from bids_semantoks.config import AppConfig
 from bids_semantoks.config.options import check
 from bids_semantoks.embedding import AtlasNames, RunEncoder, build_run_encoder, find_missing
-from bids_semantoks.errors import InputError, RunFailed
+from bids_semantoks.errors import InputError, RunFailed, name_count
 from bids_semantoks.inputs.names import OURS, read_description, recognise_pipeline, split_named
 from bids_semantoks.inputs.selection import describe_labels
 from bids_semantoks.outputs.group_words import name_prepared
@@ -83,8 +83,8 @@ def open_preparations(config: AppConfig, chosen: Sequence[StoredRun]) -> tuple[P
     for one in found:
         if one.absent:
             LOGGER.warning(
-                "Excluding %d participants without signals in the preparation %s from all models: %s",
-                *(len(one.absent), one.name, describe_labels(one.absent)),
+                "Excluding %s without signals in the preparation %s from all models: %s",
+                *(name_count(len(one.absent), "participant"), one.name, describe_labels(one.absent)),
             )
     kept = tuple(dataclasses.replace(one, stored=_keep(one.stored, shared)) for one in found)
     for one in kept:

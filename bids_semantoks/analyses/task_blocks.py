@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bids_semantoks.analyses.choose import build_twin
 from bids_semantoks.config import AppConfig, EncoderConfig
 from bids_semantoks.embedding import RunEncoder
-from bids_semantoks.errors import InputError, RunFailed
+from bids_semantoks.errors import InputError, RunFailed, name_count
 from bids_semantoks.inputs.pairing import Event, find_event_roots, find_events, read_events
 from bids_semantoks.inputs.phenotypes import check_cells, find_columns
 from bids_semantoks.models.frozen import find_clip_patches
@@ -108,9 +108,9 @@ def plan_blocks(config: AppConfig, stored: Sequence[StoredRun]) -> BlockPlan:
     notes = []
     if lacking:
         tasks = ", ".join(sorted({run.entities.get("task", "n/a") for run in lacking}))
-        notes.append(f"{len(lacking)} runs (task {tasks}) without events")
+        notes.append(f"{name_count(len(lacking), 'run')} (task {tasks}) without events")
     if empty:
-        notes.append(f"{len(empty)} runs whose events have no value of {column}")
+        notes.append(f"{name_count(len(empty), 'run')} whose events have no value of {column}")
     if n_timeless:
         notes.append(f"{n_timeless} blocks with n/a for onset or duration")
     n_cut = sum(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bids_semantoks.bids_names import natural_key, parse_entities
 from bids_semantoks.disk import read_array
-from bids_semantoks.errors import name_some
+from bids_semantoks.errors import name_count, name_some
 from bids_semantoks.files import read_table, write_array, write_json, write_records, write_table, write_text
 from bids_semantoks.outputs.credits import read_packaged
 from bids_semantoks.outputs.sidecars import check_table, describe_differences, describe_files, read_column_descriptions
@@ -230,8 +230,8 @@ def _remove_rows(path: Path, participants: Collection[str]) -> None:
     if stays.all():
         return
     LOGGER.warning(
-        "Removed from %s: %d participants whose embeddings no longer exist; rerun the group level.",
-        *(path, np.count_nonzero(~stays)),
+        "Removed from %s: %s whose embeddings no longer exist; rerun the group level.",
+        *(path, name_count(int((~stays).sum()), "participant")),
     )
     if array.is_file():
         values = read_array(array)

@@ -344,7 +344,7 @@ def _find_listed(asked: Sequence[str], rows: Sequence[Row], out_dir: Path) -> di
     if unknown:
         near = difflib.get_close_matches(unknown[0], sources, n=1, cutoff=0.3)
         raise InputError(
-            f"--exclude-runs lists {len(unknown)} runs that are not in {out_dir}: {name_some(unknown)}.",
+            f"--exclude-runs lists {name_count(len(unknown), 'run')} not in {out_dir}: {name_some(unknown)}.",
             hint=f"The closest match is {near[0]}." if near else "",
         )
     return found
