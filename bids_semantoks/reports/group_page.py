@@ -168,8 +168,8 @@ def _compare_sites(scores: DataFrame) -> list[str]:
     return [
         f"A classifier of {row.phenotype}, trained in one half of the rows and tested in the other, has a balanced "
         f"accuracy of {format_score(before[row.phenotype])} before and {format_score(row)} after harmonisation by "
-        f"{row.harmonized}, each half by itself (chance: {format_number(row.chance)}). With the differences between "
-        "sites goes what they explain of a phenotype: what is left to predict lies within sites."
+        f"{row.harmonized}, each half by itself (chance: {format_number(row.chance)}). Removing differences between "
+        "sites also removes what they explain of a phenotype: only effects within sites remain to be predicted."
         for row in rows
         if row.harmonized and row.phenotype in before
     ]

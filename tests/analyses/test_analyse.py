@@ -591,7 +591,7 @@ def test_sites_are_harmonised_within_folds_and_what_is_left_is_measured(found: t
     page = (out / "group.html").read_text()
     assert f"balanced accuracy of {float(before['value']):.2f}" in page
     assert f"and {float(after['value']):.2f} " in page
-    assert "what is left to predict lies within sites" in page
+    assert "only effects within sites remain to be predicted" in page
     assert f"p = {float(tests[-1]['p_value']):.3f}" in page
     assert "ComBat" in (out / "logs" / "CITATION.md").read_text()
 
